@@ -1,0 +1,45 @@
+"""Every setting of sightline in one class; each is read from an environment variable `SIGHTLINE_<NAME>`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of client, CLI and worker. Secrets are never printed: DSNs are `SecretStr`."""
+
+    model_config = SettingsConfigDict(env_prefix="SIGHTLINE_", extra="ignore", frozen=True)
+
+    database_url: SecretStr | None = Field(
+        default=None, description="Postgres DSN (postgresql://...). Unset: the embedded stack under `home`."
+    )
+    redis_url: SecretStr | None = Field(
+        default=None, description="Redis DSN (redis:// or rediss://). Unset: the embedded stack under `home`."
+    )
+    home: Path = Field(
+        default_factory=lambda: Path.home() / ".sightline",
+        description="State folder of the embedded stack: database, Redis, sockets, logs.",
+    )
+    media_roots: list[Path] = Field(
+        default_factory=list,
+        description="Folders from which workers may read file:// sources (JSON list). Empty: uploads only.",
+    )
+    model: str | None = Field(
+        default=None,
+        description="Model of the default space: a Hugging Face id or a folder. Unset: the bundled scenes model.",
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    key_prefix: str = Field(default="sightline:", description="Prefix of every Redis key, queues and replies included.")
+    max_bytes: int = Field(default=64 * 2**20, description="Largest encoded image that is accepted, in bytes.")
+    max_pixels: int = Field(default=100_000_000, description="Largest decoded image that is accepted, in pixels.")
+    max_text_chars: int = Field(default=100_000, description="Longest text item that is accepted, in characters.")
+    lease_seconds: float = Field(default=15.0, description="How long a silent worker keeps its chunks.")
+    poll_seconds: float = Field(default=0.2, description="How often the dispatcher looks for new work.")
+    drain_seconds: float = Field(default=20.0, description="How long a stopping worker may finish what it began.")
+    chunk_slots: int = Field(default=2, ge=1, description="Chunks that one worker works on at a time.")
+    call_slots: int = Field(default=4, ge=1, description="Threads that one worker keeps for calls.")
+    call_seconds: float = Field(default=10.0, description="Deadline of a call such as the encoding of a query.")
+    log_level: str = Field(default="info", description="debug, info, warning or error.")

@@ -1,0 +1,2 @@
+"""sightline."""
+from __future__ import annotations

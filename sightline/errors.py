@@ -1,0 +1,59 @@
+"""The errors of sightline. Each message says what was wrong, with the value, and what to do."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SightlineError(Exception):
+    """The root; `exit_code` is what the CLI exits with."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class UsageError(SightlineError):
+    """An argument cannot be used as given."""
+
+    exit_code = 2
+
+
+class ServiceMissing(SightlineError):
+    """A database, broker, binary or model that is needed is not there."""
+
+    exit_code = 3
+
+
+class ServiceTooOld(ServiceMissing):
+    """A service is there in a version that is known to fail."""
+
+
+class StackHeld(ServiceMissing):
+    """Another process runs the embedded stack of this state folder."""
+
+
+class PolicyRefused(SightlineError):
+    """An input that settings do not admit: a path outside the media roots, too many bytes or pixels."""
+
+    exit_code = 4
+
+
+class RequestRefused(UsageError):
+    """The database refused a request; the message is the database's own."""
+
+
+class JobFailed(SightlineError):
+    """A job could not run or was cancelled. Items that failed in a job that ran are rows in `failed_items`."""
+
+    exit_code = 1
+
+
+class JobNotVisible(UsageError):
+    """The job stands in a transaction that has not committed."""
+
+
+class CallFailed(SightlineError):
+    """A worker answered a call with an error."""
+
+
+class CallTimeout(ServiceMissing):
+    """No worker answered a call before its deadline."""

@@ -1,0 +1,82 @@
+"""Bring a database to the newest schema. Revisions are alembic's; their SQL lies in files, one folder for each revision."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import structlog
+from alembic import command, op
+from alembic.config import Config
+from sqlalchemy import Connection, create_engine, text
+
+from sightline.errors import ServiceTooOld
+
+log = structlog.get_logger(__name__)
+
+MIN_PGVECTOR = (0, 8, 4)
+"""Older ones can corrupt or overflow HNSW indexes (pgvector changelog 0.8.2 to 0.8.4)."""
+
+
+def migrations_folder() -> Path:
+    """The migrations: beside the package in a checkout, inside it in the wheel."""
+    packaged = Path(str(resources.files("sightline"))) / "_migrations"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / "migrations"
+
+
+def run_sql_folder(revision: str) -> None:
+    """Run every .sql file of a revision in order of its name, in alembic's transaction.
+
+    `{vector}` in a file stands for the schema that holds the pgvector extension.
+    """
+    bind = op.get_bind()
+    schema = bind.execute(
+        text("select quote_ident(nspname) from pg_extension e join pg_namespace n on n.oid = extnamespace where extname = 'vector'")
+    ).scalar_one()
+    driver = bind.connection.driver_connection
+    if driver is None:  # pragma: no cover - alembic always hands over an open connection
+        raise RuntimeError("migrations need an open connection")
+    for file in sorted((migrations_folder() / "sql" / revision).glob("*.sql")):
+        driver.execute(file.read_text(encoding="utf-8").replace("{vector}", schema))
+
+
+def migrate(database_url: str) -> str:
+    """Upgrade the database to the newest revision and return it. Two migrations at once queue up.
+
+    Raises:
+        ServiceTooOld: pgvector is older than 0.8.4.
+    """
+    engine = create_engine(sqlalchemy_url(database_url))
+    try:
+        with engine.connect() as connection:
+            # A session lock, because alembic commits in between; released when the connection closes.
+            connection.execute(text("select pg_advisory_lock(hashtextextended('sightline.migrate', 0))"))
+            _prepare(connection)
+            config = Config()
+            config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+            revision: str = connection.execute(text("select version_num from sightline.migration")).scalar_one()
+            return revision
+    finally:
+        engine.dispose()
+
+
+def _prepare(connection: Connection) -> None:
+    """Create extension and schema, and load pgvector: its settings can be named in CREATE FUNCTION only once it is loaded."""
+    connection.execute(text("create extension if not exists vector"))
+    version: str = connection.execute(text("select extversion from pg_extension where extname = 'vector'")).scalar_one()
+    if tuple(int(part) for part in version.split(".")) < MIN_PGVECTOR:
+        raise ServiceTooOld(f"pgvector {version} is installed, sightline needs 0.8.4 or newer: alter extension vector update")
+    connection.execute(text("create schema if not exists sightline"))
+    connection.execute(text("select '[1]'::vector <-> '[1]'::vector"))
+    connection.commit()
+
+
+def sqlalchemy_url(database_url: str) -> str:
+    """A libpq URL as SQLAlchemy spells it for psycopg 3."""
+    scheme, _, rest = database_url.partition("://")
+    if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise ValueError(f"the database URL must begin with postgresql://, not {scheme}://")
+    return f"postgresql+psycopg://{rest}"

@@ -17,10 +17,20 @@ class UsageError(SightlineError):
     exit_code = 2
 
 
+class ConfigurationError(SightlineError):
+    """A setting, a folder or the environment does not allow what was asked."""
+
+    exit_code = 3
+
+
 class ServiceMissing(SightlineError):
     """A database, broker, binary or model that is needed is not there."""
 
     exit_code = 3
+
+
+class ServiceFailed(ServiceMissing):
+    """A server of the embedded stack did not start; the message ends with the tail of its log."""
 
 
 class ServiceTooOld(ServiceMissing):

@@ -1,7 +1,7 @@
 """Messages on Redis: the Celery envelope (protocol 2), calls and their replies.
 
-Written by hand because the client must not depend on Celery, and because one LPUSH of ready envelopes costs a tenth of
-`apply_async`. Fields after the Celery documentation, "Message Protocol"; the ones a worker needs were found by leaving each out.
+Written by hand because the client must not depend on Celery, and because one LPUSH of ready envelopes costs a tenth
+of `apply_async`. Fields after the Celery documentation, "Message Protocol".
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ class Broker:
 
     def waiting(self, queue: str) -> int:
         """How many messages of a queue no worker has taken yet."""
-        return int(self.redis.llen(self.key_prefix + queue))  # type: ignore[arg-type]
+        return int(self.redis.llen(self.key_prefix + queue))
 
     def now(self) -> float:
         """Redis' clock in seconds: deadlines are by this clock, so hosts need not agree on theirs."""
-        seconds, micros = self.redis.time()  # type: ignore[misc]
+        seconds, micros = self.redis.time()
         return int(seconds) + int(micros) / 1e6
 
     def call(self, queue: str, request: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -88,7 +88,9 @@ class Broker:
         except (redis.ConnectionError, redis.TimeoutError) as error:
             raise ServiceMissing(f"Redis cannot be reached: {error}") from error
         if answer is None:
-            raise CallTimeout(f"no worker answered on queue {queue} within {seconds:g} s; is one running? (sightline status)")
+            raise CallTimeout(
+                f"no worker answered on queue {queue} within {seconds:g} s; is one running? (sightline status)"
+            )
         if "error" in answer:
             raise CallFailed(f"{answer['error']['class']}: {answer['error']['message']}")
         return answer
@@ -106,6 +108,6 @@ class Broker:
         while (left := end - time.monotonic()) > 0:
             popped = self.redis.blpop([reply_key], timeout=min(left, 5.0))
             if popped:
-                answer: dict[str, Any] = json.loads(popped[1])  # type: ignore[index]
+                answer: dict[str, Any] = json.loads(popped[1])
                 return answer
         return None

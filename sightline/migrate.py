@@ -1,4 +1,4 @@
-"""Bring a database to the newest schema. Revisions are alembic's; their SQL lies in files, one folder for each revision."""
+"""Bring a database to the newest schema. Revisions are alembic's; their SQL lies in files, a folder for each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def run_sql_folder(revision: str) -> None:
     """
     bind = op.get_bind()
     schema = bind.execute(
-        text("select quote_ident(nspname) from pg_extension e join pg_namespace n on n.oid = extnamespace where extname = 'vector'")
+        text(
+            "select quote_ident(nspname) from pg_extension e join pg_namespace n on n.oid = extnamespace "
+            "where extname = 'vector'"
+        )
     ).scalar_one()
     driver = bind.connection.driver_connection
     if driver is None:  # pragma: no cover - alembic always hands over an open connection
@@ -64,11 +67,13 @@ def migrate(database_url: str) -> str:
 
 
 def _prepare(connection: Connection) -> None:
-    """Create extension and schema, and load pgvector: its settings can be named in CREATE FUNCTION only once it is loaded."""
+    """Create extension and schema, and load pgvector: only then can CREATE FUNCTION name its settings."""
     connection.execute(text("create extension if not exists vector"))
     version: str = connection.execute(text("select extversion from pg_extension where extname = 'vector'")).scalar_one()
     if tuple(int(part) for part in version.split(".")) < MIN_PGVECTOR:
-        raise ServiceTooOld(f"pgvector {version} is installed, sightline needs 0.8.4 or newer: alter extension vector update")
+        raise ServiceTooOld(
+            f"pgvector {version} is installed, sightline needs 0.8.4 or newer: alter extension vector update"
+        )
     connection.execute(text("create schema if not exists sightline"))
     connection.execute(text("select '[1]'::vector <-> '[1]'::vector"))
     connection.commit()

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from sightline.errors import ConfigurationError
 
-# No distribution and no systemd feature hands these out (systemd's UIDS-GIDS table, "unused"); they exist in a container with
-# the usual 65,536 mapped ids. Better than `nobody`, whose other processes could read the database.
+# No distribution and no systemd feature hands these out (systemd's UIDS-GIDS table, "unused"); they exist in a
+# container with the usual 65,536 mapped ids. Better than `nobody`, whose other processes could read the database.
 _UNUSED = range(60_578, 61_184)
 
 
@@ -76,7 +76,7 @@ def choose_account(home: Path, data: Path) -> Account | None:
 
 @functools.cache
 def named_account() -> Account:
-    """Return an account without rights that the system knows by name, which initdb insists on: `nobody` where it exists."""
+    """Return an account without rights that the system knows by name, as initdb wants: `nobody` where it exists."""
     known = sorted((entry for entry in pwd.getpwall() if entry.pw_uid > 0), key=lambda entry: entry.pw_name != "nobody")
     if not known:
         raise ConfigurationError("this system knows no user but root; run as a plain user")

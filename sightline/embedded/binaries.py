@@ -1,4 +1,4 @@
-"""The programs of the servers: found in the wheels without importing them, copied where their account cannot read them."""
+"""The programs of the servers: found in the wheels without importing these, copied where their account reads them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HINT = "pip install 'sightline[embedded]'"
 
 @dataclass(frozen=True, slots=True)
 class PostgresBinaries:
-    """The installation of PostgreSQL 18 with pgvector in `folder` (`bin`, `lib` and `share`), of the wheel's `version`."""
+    """PostgreSQL 18 with pgvector, installed in `folder` (`bin`, `lib` and `share`) by the wheel's `version`."""
 
     folder: Path
     version: str
@@ -51,7 +51,10 @@ class PostgresBinaries:
 
     def _libraries(self) -> list[Path]:
         package = self.folder.parent
-        both = (package.with_name(f"{package.name}.libs"), package / ".dylibs")  # where auditwheel and delocate put them
+        both = (
+            package.with_name(f"{package.name}.libs"),
+            package / ".dylibs",
+        )  # of auditwheel, of delocate
         return [path for path in both if path.is_dir()]
 
 
@@ -65,14 +68,14 @@ def find_postgres(place: Place) -> PostgresBinaries:
         )
     found = PostgresBinaries(folder / "pginstall18", importlib.metadata.version(POSTGRES_WHEEL))
     if not found.program("postgres").exists():
-        raise ServiceMissing(f"{POSTGRES_WHEEL} {found.version} holds no PostgreSQL 18 for this platform: {_HINT} --upgrade")
+        raise ServiceMissing(f"{POSTGRES_WHEEL} {found.version} holds no PostgreSQL 18 for this platform: {_HINT} -U")
     if place.account is None or found.readable_by(place.account):
         return found
     return found.copied_to(place.root / "binaries" / "postgres")
 
 
 def find_redis(place: Place) -> Path:
-    """Return the system's Redis or Valkey server, or the one of the wheel. Raises ServiceMissing when there is neither."""
+    """Return the system's Redis or Valkey server, or the wheel's. Raises ServiceMissing when there is neither."""
     for name in ("redis-server", "valkey-server"):
         system = shutil.which(name)
         if system and (place.account is None or place.account.can("x", [Path(system)])):

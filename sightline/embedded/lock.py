@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import sys
+import textwrap
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,15 +32,19 @@ class HomeLock:
         except OSError as error:
             raise ConfigurationError(f"cannot open {self.path}: {error.strerror}; set SIGHTLINE_HOME") from error
         try:
-            if not wait_until(lambda: _locks(file, fcntl.LOCK_EX), _PATIENCE):
-                raise StackHeld(self._describe_holder())
-            holder = {"pid": os.getpid(), "command": shlex.join(sys.orig_argv), "since": datetime.now(UTC).isoformat()}
+            self._take(file)
+            command = textwrap.shorten(shlex.join(sys.orig_argv), 120)
+            holder = {"pid": os.getpid(), "command": command, "since": datetime.now(UTC).isoformat()}
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(holder).encode(), 0)
         except BaseException:
             os.close(file)
             raise
         self._file = file
+
+    def _take(self, file: int) -> None:
+        if not wait_until(lambda: _locks(file, fcntl.LOCK_EX), _PATIENCE):
+            raise StackHeld(self._describe_holder())
 
     def release(self) -> None:
         """Give the lock back. The file stays: to delete it would let two holders lock two files of one name."""

@@ -1,4 +1,4 @@
-"""Where the parts of a stack lie: in the state folder, or, when root keeps that private, where the servers' account can go."""
+"""Where a stack lies: in the state folder, or, when only root may enter that, where the servers' account can go."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _SOCKET_LIMIT = 100 - len("/.s.PGSQL.5432.lock")  # bytes; sun_path holds 108 on
 class Place:
     """The folders of one stack.
 
-    `home` is the state folder, ours: lock, stack.json, logs and records. `root` holds what the servers read and write. It is
-    `home` itself, except for root with a home that the servers' account cannot reach: then `home/servers` links to it.
+    `home` is the state folder, ours: lock, stack.json, logs and records. `root` holds what the servers read and write:
+    `home` itself, except for root with a home that the servers' account cannot reach, where `home/servers` links to it.
     """
 
     home: Path
@@ -54,18 +54,18 @@ class Place:
     def sockets(self) -> Path:
         """Return a private folder for Postgres's unix socket: short, and free of what DSN parsers take for syntax."""
         inside = self.root / "sockets"
-        if _fits(inside):
-            return private_folder(inside, self.account)
         if inside.is_symlink():
             if _is_ours(inside, self.account):
                 return inside.readlink()
             inside.unlink()
+        if _fits(inside):
+            return private_folder(inside, self.account)
         for parent in (tempfile.gettempdir(), "/var/tmp", "/tmp"):  # noqa: S108 - mkdtemp picks the name
             if _fits(Path(parent, "sightline-XXXXXXXX")) and _enters(self.account, Path(parent)):
                 outside = private_folder(Path(tempfile.mkdtemp(prefix="sightline-", dir=parent)), self.account)
                 inside.symlink_to(outside)
                 return outside
-        raise ConfigurationError(f"no folder for a unix socket: {inside} is too long, and so is {tempfile.gettempdir()}")
+        raise ConfigurationError(f"no folder for a unix socket: {inside} is too long, so is {tempfile.gettempdir()}")
 
     def drop_sockets(self) -> None:
         """Remove the socket folder that lies outside of the state folder, if there is one."""
@@ -90,8 +90,8 @@ class Place:
 def prepare_home(home: Path) -> Path:
     """Make the state folder and return its absolute path.
 
-    Raises ConfigurationError when it belongs to another user: root would write through links that this user can plant, and
-    leave files that this user can no longer open.
+    Raises ConfigurationError when it belongs to another user: root would write through links that this user can plant,
+    and leave files that this user can no longer open.
     """
     home = home.expanduser().absolute()
     try:
@@ -103,7 +103,7 @@ def prepare_home(home: Path) -> Path:
         if owner == os.geteuid():
             (home / "logs").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"the state folder {home} cannot be used: {error.strerror}; set SIGHTLINE_HOME") from error
+        raise ConfigurationError(f"cannot use the state folder {home}: {error.strerror}; set SIGHTLINE_HOME") from error
     if owner != os.geteuid():
         raise ConfigurationError(
             f"the state folder {home} belongs to user id {owner} and this is user id {os.geteuid()}; "
@@ -126,7 +126,7 @@ def find_place(home: Path) -> Place:
     if root == home and account is not None and not account.can("x", [home]):
         if (home / _DATA).exists():
             raise ConfigurationError(
-                f"user id {account.uid}, which owns {home / _DATA}, cannot reach it any more: a parent folder became private"
+                f"user id {account.uid}, which owns {home / _DATA}, cannot reach it: a parent folder became private"
             )
         root = _outside(home, account)
         link.symlink_to(root)
@@ -157,7 +157,7 @@ def _enters(account: Account | None, folder: Path) -> bool:
 
 
 def _is_ours(link: Path, account: Account | None) -> bool:
-    """Tell whether the target is still the private folder that we made; a shared temporary folder is swept now and then."""
+    """Tell whether the target is still the private folder that we made; temporary folders are swept now and then."""
     target = link.readlink()
     if target.is_symlink() or not target.is_dir():
         return False

@@ -64,12 +64,15 @@ def stop_child(child: subprocess.Popen[bytes], steps: Sequence[tuple[signal.Sign
 
 def stop_strangers(victims: Sequence[ProcessId], steps: Sequence[tuple[signal.Signals, float]]) -> None:
     """Do the same to processes that are not our children, as long as each pid is still the process it was."""
+
+    def living() -> list[ProcessId]:
+        return [victim for victim in victims if identify(victim.pid) == victim]
+
     for number, seconds in steps:
-        alive = [victim for victim in victims if identify(victim.pid) == victim]
-        for victim in alive:
+        for victim in living():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim.pid, number)
-        if wait_until(lambda alive=alive: all(identify(victim.pid) != victim for victim in alive), seconds):  # type: ignore[misc]
+        if wait_until(lambda: not living(), seconds):
             return
 
 

@@ -29,8 +29,8 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own, as `account`; the kernel sends it `death_signal` when we die (Linux).
 
-    Ctrl-C in the terminal does not reach it, and it inherits no file but its standard ones. `popen` goes to `subprocess.Popen`.
-    Raises ServiceMissing when the program does not exist.
+    Ctrl-C in the terminal does not reach it, and it inherits no file but its standard ones. `popen` goes to
+    `subprocess.Popen`. Raises ServiceMissing when the program does not exist.
     """
     program = shutil.which(command[0])
     if program is None:

@@ -1,7 +1,7 @@
 """Exec a command that dies with its parent: `python -I -S tether.py SIGNAL PARENT UID GID COMMAND...`.
 
-A script of its own, on the standard library alone: it runs after the fork and before the real program, in a process with one
-thread, which makes it safe where a `preexec_fn` is not. UID -1 keeps the account. The process keeps its pid through all of it.
+A script of its own, on the standard library alone: it runs after the fork and before the real program, in a process
+with one thread, which makes it safe where a `preexec_fn` is not. UID -1 keeps the account. The process keeps its pid.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
-    # After setuid, which clears it. It fires when the *thread* that forked ends: process.py forks in one that never does.
+    # After setuid, which clears it. It fires when the *thread* that forked ends: spawner.py forks in one that stays.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
     if os.getppid() != parent:

@@ -1,0 +1,345 @@
+"""The client: ingest, search, wait. Needs neither torch nor Celery."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, SupportsFloat
+from urllib.parse import unquote, urlsplit
+
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from sightline.broker import Broker
+from sightline.database import Database, LentConnection
+from sightline.errors import ServiceMissing, UsageError
+from sightline.ingest import Ingest
+from sightline.item import Ingestible
+from sightline.job import Job
+from sightline.settings import Settings
+
+Modality = Literal["image", "text"]
+Lane = Literal["interactive", "normal", "bulk"]
+Status = Literal["complete", "fewer_exist", "scan_limit"]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One found item. `score` is the cosine similarity, `distance` is 1 - score."""
+
+    item_id: int
+    external_id: str
+    score: float
+    distance: float
+    collection: str
+    modality: str
+    metadata: dict[str, Any]
+    text: str | None
+    uri: str | None
+
+
+class Hits(list[Hit]):
+    """Hits, nearest first. `status` says whether the answer is whole; `truncated` whether the query text was cut."""
+
+    def __init__(self, hits: Iterable[Hit], status: Status, *, truncated: bool = False) -> None:
+        super().__init__(hits)
+        self.status: Status = status
+        self.truncated = truncated
+
+
+@dataclass(frozen=True)
+class Space:
+    """One embedding space: vectors of two spaces are never compared."""
+
+    name: str
+    model: str
+    revision: str | None
+    dim: int
+    modalities: list[str]
+    pool: str | None
+    aliases: list[str]
+    passport: dict[str, Any]
+
+    @property
+    def queue(self) -> str:
+        """The queue of the workers that hold the model."""
+        return f"encode.{self.pool}" if self.pool else "encode"
+
+
+class Sightline:
+    """A connection to sightline. Safe in threads; use as a context manager, or call `close()`.
+
+    Args:
+        database_url: Postgres DSN; by default SIGHTLINE_DATABASE_URL, else the embedded stack that `sightline up` runs.
+        redis_url: Redis DSN; by default SIGHTLINE_REDIS_URL, else that of the embedded stack.
+        settings: all settings; by default from the environment.
+
+    Raises:
+        ServiceMissing: neither is set and no embedded stack runs.
+    """
+
+    def __init__(
+        self, database_url: str | None = None, redis_url: str | None = None, *, settings: Settings | None = None
+    ) -> None:
+        self.settings = settings or Settings()
+        self.database_url, self._redis_url = service_urls(self.settings, database_url, redis_url)
+        self.database = Database(self.database_url)
+        self._broker: Broker | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.database.close()
+        if self._broker is not None:
+            self._broker.close()
+
+    @property
+    def broker(self) -> Broker:
+        """The Redis side; needed for searches by text or image only."""
+        if self._broker is None:
+            if self._redis_url is None:
+                raise ServiceMissing("searching by text or image needs Redis: set SIGHTLINE_REDIS_URL")
+            self._broker = Broker(self._redis_url, self.settings.key_prefix)
+        return self._broker
+
+    def ingest(
+        self,
+        items: Ingestible | Iterable[Ingestible],
+        *,
+        collection: str,
+        space: str = "current",
+        root: str | os.PathLike[str] | None = None,
+        lane: Lane = "bulk",
+        connection: LentConnection | None = None,
+        progress: bool = False,
+    ) -> Job:
+        """Store items and submit the job that encodes them.
+
+        Items stream: any iterable, read once, at most one batch is held in memory. What has a vector of the same
+        content already is counted as unchanged. An item that cannot be read becomes a failure of the job; its
+        neighbours go on.
+
+        Args:
+            items: paths of files or folders, bytes of image files, `Item`s, or mappings of their fields.
+            collection: made when it does not exist.
+            space: name or alias of the space to encode into.
+            root: paths are named relative to it (default: to the folder given).
+            lane: who goes first when work waits.
+            connection: a connection of yours (psycopg, SQLAlchemy): everything happens in its transaction and runs
+                once you commit.
+            progress: show on stderr how many items were submitted.
+
+        Raises:
+            RequestRefused: no such space, or a bad argument.
+            ServiceMissing: Postgres cannot be reached.
+        """
+        ingest = Ingest(
+            self.database, self.settings, collection=collection, space=space, lane=lane, connection=connection
+        )
+        return ingest.run(items, None if root is None else Path(root), progress=progress)
+
+    def submit(
+        self,
+        kind: str,
+        payload: Mapping[str, Any],
+        *,
+        collection: str | None = None,
+        items: Sequence[int | Mapping[str, Any]] | None = None,
+        lane: Lane = "normal",
+        idempotency_key: str | None = None,
+        connection: LentConnection | None = None,
+    ) -> Job:
+        """Submit a job on stored items (by id), on specifications of new ones, or on a whole collection.
+
+        This is SQL's `sightline.submit`; docs/enqueue.md explains the arguments.
+        """
+        with self.database.transaction(connection) as cursor:
+            row = cursor.execute(
+                "select sightline.submit(%s, %s, %s, %s, %s, idempotency_key => %s)",
+                (
+                    kind,
+                    Jsonb(dict(payload)),
+                    collection,
+                    None if items is None else Jsonb(list(items)),
+                    lane,
+                    idempotency_key,
+                ),
+            ).fetchone()
+        assert row is not None
+        return Job(self.database, row[0])
+
+    def job(self, job_id: int) -> Job:
+        """A job by its number."""
+        return Job(self.database, job_id)
+
+    def spaces(self) -> list[Space]:
+        """All spaces, by name."""
+        with self.database.transaction() as connection, connection.cursor(row_factory=class_row(Space)) as cursor:
+            return cursor.execute(
+                "select name, model, revision, dim, modalities, pool, passport, "
+                "array(select alias from sightline.space_alias a where a.space_id = s.space_id order by 1) as aliases "
+                "from sightline.space s order by name"
+            ).fetchall()
+
+    def space(self, name: str = "current") -> Space:
+        """The space that a name or alias means."""
+        with self.database.transaction() as connection, connection.cursor(row_factory=class_row(Space)) as cursor:
+            space = cursor.execute(
+                "select name, model, revision, dim, modalities, pool, passport, "
+                "array(select alias from sightline.space_alias a where a.space_id = s.space_id order by 1) as aliases "
+                "from sightline.resolve_space(%s) s",
+                (name,),
+            ).fetchone()
+        assert space is not None
+        return space
+
+    def encode(
+        self,
+        *,
+        texts: Sequence[str] = (),
+        images: Sequence[bytes] = (),
+        space: str = "current",
+        timeout: float | None = None,
+    ) -> tuple[list[list[float]], list[bool]]:
+        """Encode queries on a worker, now: nothing is stored.
+
+        Returns:
+            One vector of unit length for each text, then for each image, and whether its text was truncated.
+
+        Raises:
+            CallTimeout: no worker answered in time (SIGHTLINE_CALL_SECONDS).
+            CallFailed: an input could not be encoded; the message names it.
+        """
+        target = self.space(space)
+        inputs = [{"text": text} for text in texts] + [{"image": base64.b64encode(image).decode()} for image in images]
+        seconds = self.settings.call_seconds if timeout is None else timeout
+        answer = self.broker.call(
+            f"{target.queue}.interactive", {"kind": "encode", "space": target.name, "inputs": inputs}, seconds
+        )
+        return answer["vectors"], answer["truncated"]
+
+    def search(
+        self,
+        *,
+        text: str | None = None,
+        image: str | os.PathLike[str] | bytes | None = None,
+        vector: Sequence[SupportsFloat] | None = None,
+        k: int = 10,
+        collection: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        space: str = "current",
+        modality: Modality = "image",
+    ) -> Hits:
+        """The k stored items nearest to a text, an image (path or bytes) or a vector.
+
+        Args:
+            text: a query in words; exactly one of text, image and vector is given.
+            image: path or bytes of an image file.
+            vector: as many numbers as the space has dimensions.
+            k: how many hits.
+            collection: search in this collection only.
+            where: filter on metadata, `{"year": 2024, "price": {"$lt": 10}}`; operators $in $lt $lte $gt $gte $exists.
+            space: name or alias of the space.
+            modality: what to find, images or texts.
+
+        Raises:
+            RequestRefused: no such space or collection, wrong dimension, a bad filter.
+            CallTimeout: no worker encoded the query in time.
+        """
+        given = [name for name, value in (("text", text), ("image", image), ("vector", vector)) if value is not None]
+        if len(given) != 1:
+            raise UsageError(f"search takes exactly one of text, image and vector, not {' and '.join(given) or 'none'}")
+        truncated = False
+        if vector is None:
+            texts = [] if text is None else [text]
+            images = [] if image is None else [_image_bytes(image, self.settings)]
+            (query, *_), (truncated, *_) = self.encode(texts=texts, images=images, space=space)
+        else:
+            query = [float(x) for x in vector]
+        return self._hits(
+            "nearest", space, f"[{','.join(map(repr, query))}]", k, collection, where, modality, truncated=truncated
+        )
+
+    def similar_to(
+        self,
+        item_id: int,
+        *,
+        k: int = 10,
+        collection: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        space: str = "current",
+        modality: Modality = "image",
+    ) -> Hits:
+        """The k stored items nearest to a stored one, without it."""
+        return self._hits("similar_to", space, item_id, k, collection, where, modality)
+
+    def image_bytes(self, item_id: int) -> bytes:
+        """The bytes of a stored image file.
+
+        Raises:
+            UsageError: there is no such image, or its file is gone.
+        """
+        with self.database.transaction() as connection:
+            row = connection.execute(
+                "select i.uri, b.bytes from sightline.item i left join sightline.blob b on b.digest = i.blob_digest "
+                "where i.item_id = %s and i.modality = 'image'",
+                (item_id,),
+            ).fetchone()
+        if row is None:
+            raise UsageError(f"there is no image {item_id}")
+        uri, content = row
+        return bytes(content) if content is not None else _image_bytes(unquote(urlsplit(uri).path), self.settings)
+
+    def _hits(
+        self, function: str, space: str, query: str | int, k: int, collection: str | None,
+        where: Mapping[str, Any] | None, modality: str, *, truncated: bool = False,
+    ) -> Hits:  # fmt: skip
+        with self.database.transaction() as connection:
+            rows = connection.execute(
+                "select n.item_id, n.external_id, n.score, n.distance, c.name, i.modality, i.metadata, i.text, i.uri, "
+                f"n.status from sightline.{function}(%s, %s, %s, %s, %s, %s) with ordinality n "
+                "join sightline.item i on i.item_id = n.item_id "
+                "join sightline.collection c on c.collection_id = i.collection_id order by n.ordinality",
+                (space, query, k, collection, None if where is None else Jsonb(dict(where)), modality),
+            ).fetchall()
+        status: Status = rows[0][-1] if rows else "fewer_exist"
+        return Hits((Hit(*row[:-1]) for row in rows), status, truncated=truncated)
+
+
+def service_urls(settings: Settings, database_url: str | None, redis_url: str | None) -> tuple[str, str | None]:
+    """The DSNs to use: arguments, then settings, then the embedded stack that runs under `settings.home`."""
+    database_url = database_url or (settings.database_url.get_secret_value() if settings.database_url else None)
+    redis_url = redis_url or (settings.redis_url.get_secret_value() if settings.redis_url else None)
+    if database_url is None:
+        from sightline.embedded.stack import running_stack
+
+        stack = running_stack(settings.home)
+        if stack is None:
+            raise ServiceMissing(
+                f"no embedded stack runs in {settings.home}: start one with `sightline up`, "
+                "or set SIGHTLINE_DATABASE_URL and SIGHTLINE_REDIS_URL"
+            )
+        database_url, redis_url = stack.database_url, redis_url or stack.redis_url
+    return database_url, redis_url
+
+
+def _image_bytes(image: str | os.PathLike[str] | bytes, settings: Settings) -> bytes:
+    """The bytes of a query image."""
+    if isinstance(image, bytes):
+        content = image
+    else:
+        try:
+            content = Path(image).read_bytes()
+        except OSError as error:
+            raise UsageError(f"the image {os.fspath(image)} cannot be read: {error.strerror}") from error
+    if len(content) > settings.max_bytes:
+        raise UsageError(f"the image has {len(content):,} bytes; SIGHTLINE_MAX_BYTES admits {settings.max_bytes:,}")
+    return content

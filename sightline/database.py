@@ -1,0 +1,102 @@
+"""Connections to Postgres: the client's own pool, and those that a caller lends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import sqlalchemy
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool, PoolTimeout
+from sqlalchemy.orm import Session
+
+from sightline.errors import RequestRefused, ServiceMissing, UsageError
+
+LentConnection = psycopg.Connection[Any] | sqlalchemy.Connection | Session
+"""A connection of the caller's, whose transaction sightline joins and never commits."""
+
+_CONNECT_SECONDS = 10
+
+
+class Database:
+    """A pool of connections that opens on first use. Safe in threads."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        # No server-side prepared statements: a PgBouncer in transaction mode may stand in between.
+        self._pool: ConnectionPool[psycopg.Connection[TupleRow]] = ConnectionPool(
+            url, min_size=0, max_size=8, open=False, timeout=_CONNECT_SECONDS, reconnect_timeout=_CONNECT_SECONDS,
+            kwargs={"prepare_threshold": None, "connect_timeout": _CONNECT_SECONDS, "application_name": "sightline"},
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+
+    @contextmanager
+    def transaction(self, lent: LentConnection | None = None) -> Iterator[psycopg.Connection[Any]]:
+        """A connection in a transaction: one of the pool's, committed at the end, or inside the caller's, which is not.
+
+        Raises:
+            RequestRefused: the database refused a value; its message says which.
+            ServiceMissing: the database cannot be reached, or was not migrated.
+        """
+        with translated_errors():
+            if lent is not None:
+                with driver_connection(lent) as connection, connection.transaction():
+                    yield connection
+            else:
+                self._pool.open()
+                with self._pool.connection() as connection:
+                    yield connection
+
+    @contextmanager
+    def autocommit(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection of its own outside any transaction, as CREATE INDEX CONCURRENTLY needs it."""
+        with (
+            translated_errors(),
+            psycopg.connect(self.url, autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection,
+        ):
+            yield connection
+
+
+@contextmanager
+def driver_connection(lent: LentConnection) -> Iterator[psycopg.Connection[Any]]:
+    """The psycopg connection below a caller's connection or session."""
+    if isinstance(lent, Session):
+        lent = lent.connection()
+    if isinstance(lent, sqlalchemy.Connection):
+        if not lent.in_transaction():
+            lent.begin()  # else SQLAlchemy would not know that there is something to commit
+        driver = lent.connection.driver_connection
+        if not isinstance(driver, psycopg.Connection):
+            raise UsageError(f"the engine must use psycopg 3 (postgresql+psycopg://), not {type(driver).__module__}")
+        yield driver
+    elif isinstance(lent, psycopg.Connection):
+        yield lent
+    else:
+        raise UsageError(f"connection must be of psycopg or SQLAlchemy, not {type(lent).__name__}")
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn the driver's errors into sightline's; messages keep the database's own words and hint."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise ServiceMissing(f"Postgres cannot be reached: {error}") from error
+    except psycopg.errors.UndefinedTable as error:
+        raise ServiceMissing("the database has no sightline schema, or an older one: sightline migrate") from error
+    except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:
+        if "sightline" not in str(error):
+            raise
+        raise ServiceMissing("the database has no sightline schema, or an older one: sightline migrate") from error
+    except (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError) as error:
+        hint = f" ({error.diag.message_hint})" if error.diag.message_hint else ""
+        raise RequestRefused(f"{error.diag.message_primary or error}{hint}") from error
+    except psycopg.OperationalError as error:
+        if error.sqlstate in ("42704", "55000", "P0002"):
+            raise RequestRefused(str(error.diag.message_primary)) from error
+        raise ServiceMissing(f"Postgres cannot be reached: {str(error).strip()}") from error

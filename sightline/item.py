@@ -1,0 +1,208 @@
+"""What a user hands to ingest, and how it becomes the specification that `sightline.add_items` reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sightline.errors import UsageError
+from sightline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image or a text to ingest: exactly one of `path`, `data` (the bytes of an image file) and `text`.
+
+    `external_id` is unique in its collection: ingesting it again updates the item. It defaults to the path, or to the
+    sha256 of the content. `metadata` must be JSON; items that show one thing may share a `group_key`.
+    """
+
+    path: str | os.PathLike[str] | None = None
+    data: bytes | None = None
+    text: str | None = None
+    external_id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    group_key: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("path", "data", "text") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise UsageError(f"an item has exactly one of path, data and text, not {' and '.join(given) or 'none'}")
+
+
+Ingestible = Item | str | os.PathLike[str] | bytes | Mapping[str, Any]
+"""A path of a file or folder, the bytes of an image file, an Item, or a mapping of Item's fields."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One element of `items` for the database, and the content to upload for it."""
+
+    spec: dict[str, Any]
+    blob: bytes | None = None
+
+
+def expand(items: Ingestible | Iterable[Ingestible], root: Path | None) -> Iterator[Item]:
+    """Items one by one; a folder yields each of its files, hidden ones left out, in a stable order.
+
+    External ids of paths are relative to `root`, or to the folder given.
+    """
+    if isinstance(items, (Item, str, bytes, os.PathLike, Mapping)):
+        items = [items]
+    for given in items:
+        item = _as_item(given)
+        if item.path is None or item.external_id is not None:
+            yield item
+            continue
+        path = Path(item.path)
+        if path.is_dir() and not path.is_symlink():
+            for file in _walk(path):
+                yield replace(item, path=file, external_id=_relative(file, root or path))
+        else:
+            yield replace(item, external_id=_relative(path, root))
+
+
+def _as_item(given: Ingestible) -> Item:
+    if isinstance(given, Item):
+        return given
+    if isinstance(given, bytes):
+        return Item(data=given)
+    if isinstance(given, (str, os.PathLike)):
+        return Item(path=given)
+    if isinstance(given, Mapping):
+        unknown = set(given) - set(Item.__dataclass_fields__)
+        if unknown:
+            raise UsageError(f"unknown field of an item: {', '.join(sorted(map(str, unknown)))}")
+        return Item(**given)
+    raise UsageError(f"cannot ingest a {type(given).__name__}: give a path, bytes, Item or mapping")
+
+
+def _relative(path: Path, root: Path | None) -> str:
+    return printable(path.relative_to(root) if root is not None and path.is_relative_to(root) else path)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every entry below a folder that is no folder; symbolic links to folders are not followed."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield Path(parent) / name
+
+
+def printable(path: Path) -> str:
+    """A path as text; bytes that are not UTF-8 are shown as escapes, because Postgres cannot store them."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def prepare(item: Item, settings: Settings) -> Prepared:
+    """The specification of an item. What cannot be read becomes one with `error`: a failure of that item alone."""
+    try:
+        prepared = _content(item, settings)
+        if item.metadata:
+            prepared.spec["metadata"] = dict(item.metadata)
+        if item.group_key is not None:
+            prepared.spec["group_key"] = item.group_key
+        if item.external_id is not None:
+            prepared.spec["external_id"] = item.external_id
+        json.dumps(prepared.spec, allow_nan=False)
+        if not _storable(prepared.spec):
+            raise _Unfit("BadText", "it contains a NUL character or a lone surrogate, which Postgres cannot store")
+    except _Unfit as error:
+        return _rejected(item, error.error_class, str(error))
+    except (TypeError, ValueError, RecursionError) as error:
+        return _rejected(item, "BadMetadata", f"its metadata is not JSON: {error}")
+    return prepared
+
+
+class _Unfit(Exception):
+    """An item that cannot be submitted."""
+
+    def __init__(self, error_class: str, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+
+
+def _content(item: Item, settings: Settings) -> Prepared:
+    if item.text is not None:
+        if not isinstance(item.text, str):
+            raise _Unfit("BadText", f"text must be a string, not {type(item.text).__name__}")
+        if not item.text.strip():
+            raise _Unfit("EmptyText", "the text is empty")
+        if len(item.text) > settings.max_text_chars:
+            raise _Unfit(
+                "TextTooLong",
+                f"{len(item.text):,} characters; SIGHTLINE_MAX_TEXT_CHARS admits {settings.max_text_chars:,}",
+            )
+        return Prepared({"text": item.text})
+    if item.data is not None:
+        return _upload(bytes(item.data), settings)
+    return _file(Path(item.path or ""), settings)
+
+
+def _file(path: Path, settings: Settings) -> Prepared:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise _Unfit("NotARegularFile", f"{printable(path)} is a {_kind(status.st_mode)}")
+        resolved = path.resolve()
+        if any(resolved.is_relative_to(root.resolve()) for root in settings.media_roots):
+            return Prepared({"uri": resolved.as_uri(), "source_tag": f"{status.st_mtime_ns}-{status.st_size}"})
+        if status.st_size > settings.max_bytes:
+            raise _too_large(status.st_size, settings)
+        return _upload(path.read_bytes(), settings)
+    except FileNotFoundError as error:
+        raise _Unfit("NotFound", f"there is no file {printable(path)}") from error
+    except PermissionError as error:
+        raise _Unfit("PermissionDenied", f"{printable(path)} cannot be read by this user") from error
+    except (OSError, ValueError) as error:  # a symlink loop, a name too long, a NUL in the name
+        raise _Unfit("Unreadable", f"{printable(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _upload(content: bytes, settings: Settings) -> Prepared:
+    if not content:
+        raise _Unfit("EmptyFile", "it has no bytes")
+    if len(content) > settings.max_bytes:
+        raise _too_large(len(content), settings)
+    return Prepared({"digest": hashlib.sha256(content).hexdigest()}, content)
+
+
+def _too_large(size: int, settings: Settings) -> _Unfit:
+    return _Unfit("TooManyBytes", f"{size:,} bytes; SIGHTLINE_MAX_BYTES admits {settings.max_bytes:,}")
+
+
+def _kind(mode: int) -> str:
+    return (
+        "folder"
+        if stat.S_ISDIR(mode)
+        else "pipe"
+        if stat.S_ISFIFO(mode)
+        else "socket"
+        if stat.S_ISSOCK(mode)
+        else "device"
+    )
+
+
+def _rejected(item: Item, error_class: str, message: str) -> Prepared:
+    name = item.external_id or (printable(Path(item.path)) if item.path is not None else None)
+    if name is None:
+        content = item.data if item.data is not None else str(item.text).encode("utf-8", "backslashreplace")
+        name = "sha256:" + hashlib.sha256(content).hexdigest()
+    name = name.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00") or "(empty)"
+    message = message.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    return Prepared({"external_id": name, "error": {"class": error_class, "message": message}})
+
+
+def _storable(value: Any) -> bool:
+    """Whether Postgres can store every string of a JSON value: it is UTF-8 and has no NUL."""
+    if isinstance(value, str):
+        return "\x00" not in value and not any("\ud800" <= char <= "\udfff" for char in value)
+    if isinstance(value, Mapping):
+        return all(_storable(key) and _storable(inner) for key, inner in value.items())
+    return not isinstance(value, (list, tuple)) or all(map(_storable, value))

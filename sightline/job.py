@@ -1,0 +1,177 @@
+"""A submitted job: its progress and its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from psycopg.rows import class_row
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from sightline.database import Database
+from sightline.errors import JobFailed, JobNotVisible
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """A row of the view `job_progress`. submitted = done + failed + skipped + cancelled + pending, always."""
+
+    job_id: int
+    kind: str
+    state: str
+    lane: str
+    collection: str | None
+    space: str | None
+    submitted: int
+    done: int
+    failed: int
+    skipped: int
+    unchanged: int
+    pending: int
+    cancelled: int
+    created_at: datetime
+    started_at: datetime | None
+    sealed_at: datetime | None
+    finished_at: datetime | None
+    error: str | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every item is terminal."""
+        return self.finished_at is not None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One item that a job could not do."""
+
+    failure_id: int
+    job_id: int
+    collection: str | None
+    item_id: int | None
+    external_id: str
+    error_class: str
+    message: str
+    attempt: int
+
+
+class Job:
+    """A job by its number. Cheap to make: nothing is asked until a method is called."""
+
+    def __init__(self, database: Database, job_id: int) -> None:
+        self.job_id = job_id
+        self._database = database
+
+    def __repr__(self) -> str:
+        return f"Job({self.job_id})"
+
+    def progress(self) -> JobProgress:
+        """What became of the job's items so far.
+
+        Raises:
+            JobNotVisible: there is no such job, or its transaction has not committed.
+        """
+        with (
+            self._database.transaction() as connection,
+            connection.cursor(row_factory=class_row(JobProgress)) as cursor,
+        ):
+            row = cursor.execute("select * from sightline.job_progress where job_id = %s", (self.job_id,)).fetchone()
+        if row is None:
+            raise JobNotVisible(
+                f"job {self.job_id} does not exist, or the transaction that submitted it has not committed"
+            )
+        return row
+
+    def failures(self, limit: int = 100) -> list[Failure]:
+        """The first failures of the job, oldest first."""
+        columns = ", ".join(Failure.__dataclass_fields__)
+        with self._database.transaction() as connection, connection.cursor(row_factory=class_row(Failure)) as cursor:
+            return cursor.execute(
+                f"select {columns} from sightline.failed_items where job_id = %s order by failure_id limit %s",
+                (self.job_id, limit),
+            ).fetchall()
+
+    def wait(self, timeout: float | None = None, *, progress: bool = False) -> JobProgress:
+        """Wait until every item is done, failed or skipped. Items that failed do not raise: see `failures()`.
+
+        Args:
+            timeout: seconds; None waits for ever.
+            progress: draw a bar with rate and time left on stderr.
+
+        Raises:
+            JobNotVisible: the job's transaction has not committed.
+            JobFailed: the job could not run, or was cancelled.
+            TimeoutError: it was not finished in time.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        pause, warn_at = 0.02, time.monotonic() + 10
+        with _bar(enabled=progress) as bar:
+            while True:
+                now = self.progress()
+                if bar is not None:
+                    _draw(bar, now)
+                if now.finished:
+                    break
+                if end is not None and time.monotonic() > end:
+                    raise TimeoutError(
+                        f"job {self.job_id} was not finished after {timeout:g} s: {now.pending} items are pending"
+                    )
+                if time.monotonic() > warn_at:
+                    warn_at = time.monotonic() + 60
+                    self._warn_without_worker()
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.5)
+        if now.state != "done":
+            raise JobFailed(f"job {self.job_id} was {now.state}{': ' + now.error if now.error else ''}")
+        return now
+
+    def _warn_without_worker(self) -> None:
+        with self._database.transaction() as connection:
+            queues = connection.execute(
+                "select distinct c.queue from sightline.chunk c join sightline.queue_status q on q.queue = c.queue "
+                "where c.job_id = %s and c.state = 'queued' and q.workers = 0",
+                (self.job_id,),
+            ).fetchall()
+        if queues:
+            log.warning(
+                "no worker is serving a queue of this job", job_id=self.job_id, queues=[queue for (queue,) in queues]
+            )
+
+
+@contextmanager
+def _bar(*, enabled: bool) -> Iterator[Progress | None]:
+    if not enabled:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        bar.add_task("waiting", total=None, rate="")
+        yield bar
+
+
+def _draw(bar: Progress, now: JobProgress) -> None:
+    terminal = now.submitted - now.pending
+    rate = ""
+    if now.started_at is not None and terminal:
+        task = bar.tasks[0]
+        if task.speed:
+            rate = f"{task.speed:,.0f}/s"
+        failed = f", {now.failed} failed" if now.failed else ""
+        rate += failed
+    bar.update(
+        TaskID(0),
+        description=now.kind if now.started_at else "waiting for a worker",
+        total=now.submitted if now.sealed_at else None,
+        completed=terminal,
+        rate=rate,
+    )

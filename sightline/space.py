@@ -1,0 +1,230 @@
+"""Embedding spaces: creating them from a model's passport, aliases, and their indexes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from sightline.database import Database
+from sightline.errors import ServiceMissing, UsageError
+
+DEFAULT_SPACE = "scenes"
+DEFAULT_ALIAS = "current"
+BUNDLED_MODEL = "bundled"
+
+
+@dataclass(frozen=True)
+class IndexStatus:
+    """The HNSW index of one modality of a space."""
+
+    index: str
+    modality: str
+    state: str  # ready, building, invalid or none
+    rows: int
+    index_bytes: int | None
+    build_memory: int
+    """Bytes of maintenance_work_mem that an in-memory build needs (about 1.3 x rows x (8 + 2 dim + 2 x 16 x 8))."""
+    progress: float | None  # of a build that runs, 0 to 1
+
+
+def read_passport(model: str, revision: str | None = None) -> dict[str, Any]:
+    """Ask the models package, in a process of its own, what a model is.
+
+    Raises:
+        ServiceMissing: the model cannot be loaded, or the package is not installed; the message says what to do.
+    """
+    if importlib.util.find_spec("models") is None or importlib.util.find_spec("torch") is None:
+        raise ServiceMissing(
+            "models run from a checkout (pip install -e '.[worker]') or from the image, not from the wheel"
+        )
+    command = [sys.executable, "-m", "models", "passport", "--model", model]
+    if revision is not None:
+        command += ["--revision", revision]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    )
+    if done.returncode != 0:
+        reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise ServiceMissing(reason[0])
+    passport: dict[str, Any] = json.loads(done.stdout)
+    return passport
+
+
+def create_space(
+    database: Database,
+    name: str,
+    model: str,
+    *,
+    revision: str | None = None,
+    pool: str | None = None,
+    alias: str | None = None,
+) -> int:
+    """Create a space for a model and its typed views; an existing one with the same passport is left as it is.
+
+    Args:
+        database: of the owner of the schema.
+        name: lower case; also names the views `<name>_image` and `<name>_text`.
+        model: Hugging Face id, folder, or `bundled`.
+        revision: of the Hugging Face repository.
+        pool: name of the workers that hold the model; their queue is `encode.<pool>`.
+        alias: point this alias to the space.
+
+    Raises:
+        RequestRefused: the name is taken by a space with another passport; the message says in what they differ.
+        ServiceMissing: the model cannot be loaded.
+    """
+    passport = read_passport(model, revision)
+    with database.transaction() as connection:
+        row = connection.execute(
+            "select sightline.create_space(%s, %s, %s, %s, %s, pool => %s)",
+            (name, passport["model"], passport["dim"], Jsonb(passport), revision, pool),
+        ).fetchone()
+        assert row is not None
+        if alias is not None:
+            connection.execute("select sightline.alias_space(%s, %s)", (alias, name))
+    return int(row[0])
+
+
+def ensure_default_space(database: Database, model: str | None) -> str:
+    """The name of the space that alias `current` means; made from `model` (default: bundled) when there is none."""
+    with database.transaction() as connection:
+        row = connection.execute(
+            "select s.name from sightline.space_alias a join sightline.space s using (space_id) where a.alias = %s",
+            (DEFAULT_ALIAS,),
+        ).fetchone()
+    if row is not None:
+        return str(row[0])
+    name = DEFAULT_SPACE if model is None else space_name(model)
+    create_space(database, name, model or BUNDLED_MODEL, alias=DEFAULT_ALIAS)
+    return name
+
+
+def space_name(model: str) -> str:
+    """A name for the space of a model: openai/clip-vit-base-patch32 -> clip_vit_base_patch32."""
+    last = model.rstrip("/").rsplit("/", 1)[-1].lower()
+    cleaned = "".join(char if char.isascii() and char.isalnum() else "_" for char in last).strip("_")[:40]
+    return cleaned if cleaned[:1].isalpha() else f"m_{cleaned}"[:40]
+
+
+def index_space(
+    database: Database, name: str, *, rebuild: bool = False, on_progress: Callable[[str, float], None] | None = None
+) -> list[str]:
+    """Build the HNSW index of each modality of a space, without locking out reads or writes. Returns the indexes built.
+
+    An index that is there is left alone, unless it is invalid (a build that broke off) or `rebuild` is set.
+
+    Args:
+        database: of the owner of the schema.
+        name: name or alias of the space.
+        rebuild: build anew, the old index serving until the new one is ready.
+        on_progress: called twice a second with the name of the index and the share that is done.
+    """
+    built = []
+    with database.autocommit() as connection:
+        for status in index_status(database, name):
+            if status.state == "ready" and not rebuild:
+                continue
+            if status.state == "building":
+                raise UsageError(
+                    f"{status.index} is being built by another session: sightline space index {name} --status"
+                )
+            # A build that does not fit the setting drops to a path many times slower; a cap keeps the server alive.
+            memory = min(max(status.build_memory, 64 * 2**20), 2 * 2**30)
+            connection.execute(sql.SQL("set maintenance_work_mem = {}").format(sql.Literal(f"{memory // 1024}kB")))
+            with _watched(database, name, status.index, on_progress):
+                _build(connection, name, status)
+            built.append(status.index)
+    return built
+
+
+def _build(connection: psycopg.Connection[Any], name: str, status: IndexStatus) -> None:
+    index = sql.Identifier("sightline", status.index)
+    if status.state == "ready":
+        connection.execute(sql.SQL("reindex index concurrently {}").format(index))
+        return
+    if status.state == "invalid":
+        connection.execute(sql.SQL("drop index concurrently {}").format(index))
+    row = connection.execute(
+        "select s.space_id, s.dim, (select nspname from pg_extension e join pg_namespace n on n.oid = e.extnamespace "
+        "where extname = 'vector') from sightline.resolve_space(%s) s",
+        (name,),
+    ).fetchone()
+    assert row is not None
+    space_id, dim, schema = row
+    connection.execute(
+        sql.SQL(
+            "create index concurrently {} on {} using hnsw ((vec::{}({})) {}) where slot = 0 and modality = {}"
+        ).format(
+            sql.Identifier(status.index),
+            sql.Identifier("sightline", f"embedding_s{space_id}"),
+            sql.Identifier(schema, "halfvec"),
+            sql.Literal(dim),
+            sql.Identifier(schema, "halfvec_cosine_ops"),
+            sql.Literal(status.modality),
+        )
+    )
+
+
+def index_status(database: Database, name: str) -> list[IndexStatus]:
+    """The index of each modality of a space: its state, size, and the memory that a build needs."""
+    with database.transaction() as connection, connection.cursor(row_factory=class_row(IndexStatus)) as cursor:
+        return cursor.execute(
+            """
+            with target as (
+              select s.space_id, s.dim, m.modality, format('%%s_%%s_hnsw', s.name, m.modality) as index
+              from sightline.resolve_space(%s) s cross join lateral unnest(s.modalities) m(modality)
+            )
+            select t.index, t.modality, n.rows, pg_relation_size(c.oid) as index_bytes,
+                   case when c.oid is null then 'none' when p.pid is not null then 'building'
+                        when i.indisvalid then 'ready' else 'invalid' end as state,
+                   (1.3 * n.rows * (8 + 2 * t.dim + 2 * 16 * 8))::bigint as build_memory,
+                   case when p.tuples_total > 0 then p.tuples_done::float / p.tuples_total end as progress
+            from target t
+            cross join lateral (select count(*) as rows from sightline.embedding e
+                                where e.space_id = t.space_id and e.slot = 0 and e.modality = t.modality) n
+            left join pg_class c on c.relname = t.index and c.relnamespace = 'sightline'::regnamespace
+            left join pg_index i on i.indexrelid = c.oid
+            left join pg_stat_progress_create_index p on p.index_relid = c.oid
+            order by t.modality
+            """,
+            (name,),
+        ).fetchall()
+
+
+@contextmanager
+def _watched(
+    database: Database, name: str, index: str, on_progress: Callable[[str, float], None] | None
+) -> Iterator[None]:
+    """Report the progress of a build while the body runs it."""
+    if on_progress is None:
+        yield
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            for status in index_status(database, name):
+                if status.index == index and status.progress is not None:
+                    on_progress(index, status.progress)
+
+    thread = threading.Thread(target=watch, name="index-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    on_progress(index, 1.0)

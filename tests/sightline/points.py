@@ -1,0 +1,48 @@
+"""Points with a known geometry, for tests of plans and filters. They stand for no content: no test calls them embeddings of anything."""
+
+from __future__ import annotations
+
+import numpy as np
+import psycopg
+
+DIM = 32
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def around(center: np.ndarray, n: int, spread: float, seed: int) -> np.ndarray:
+    """n unit vectors near a direction."""
+    return unit(center + np.random.default_rng(seed).normal(0, spread, (n, len(center))))
+
+
+def store(
+    connection: psycopg.Connection, space: str, collection: str, modality: str, points: np.ndarray, metadata: list[str]
+) -> list[int]:
+    """Store items with these vectors; returns their ids."""
+    source = "uri" if modality == "image" else "text"
+    with connection.transaction():
+        connection.execute("insert into sightline.collection (name) values (%s) on conflict do nothing", (collection,))
+        ids = [
+            row[0]
+            for row in connection.execute(
+                f"insert into sightline.item (collection_id, external_id, modality, {source}, metadata) "
+                "select c.collection_id, %s || '-' || n, %s, 'file:///' || n, m::jsonb from sightline.collection c, "
+                "unnest(%s::text[]) with ordinality u(m, n) where c.name = %s order by n returning item_id",
+                (modality, modality, metadata, collection),
+            ).fetchall()
+        ]
+        space_id = connection.execute("select space_id from sightline.space where name = %s", (space,)).fetchone()[0]
+        with connection.cursor().copy(
+            "copy sightline.embedding (space_id, item_id, generation, norm, modality, vec) from stdin"
+        ) as copy:
+            for item_id, point in zip(ids, points, strict=True):
+                copy.write_row((space_id, item_id, 1, 1.0, modality, "[" + ",".join(f"{x:.5f}" for x in point) + "]"))
+    connection.execute("analyze sightline.item")
+    connection.execute("analyze sightline.embedding")
+    return ids
+
+
+def literal(point: np.ndarray) -> str:
+    return "[" + ",".join(f"{x:.5f}" for x in point) + "]"

@@ -1,0 +1,55 @@
+"""What can go wrong with a model: one small tree, each message says what was wrong and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ModelError(Exception):
+    """Root of all errors raised by `models`. The message is one line, fit to show to a user."""
+
+
+class ModelNotFound(ModelError):
+    """No such folder, hub repository or revision, or the hub cannot be reached and nothing is cached."""
+
+
+class UnsupportedModel(ModelError):
+    """The checkpoint is sound, but of a kind that `models` cannot encode with."""
+
+
+class UnsafeCheckpoint(ModelError):
+    """Loading would run code from the checkpoint (pickles, remote code), or its weights are not the published ones."""
+
+
+class BrokenCheckpoint(ModelError):
+    """Files are missing or contradict each other, so that vectors would be wrong or absent."""
+
+
+class MissingLibrary(ModelError):
+    """The checkpoint needs a Python library that is not installed."""
+
+
+class DeviceUnavailable(ModelError):
+    """The device or number format asked for is not there."""
+
+
+class InvalidInput(ModelError):
+    """One image or text cannot be encoded, whatever the model. Nothing is wrong with its neighbours."""
+
+
+class NonFiniteVectors(ModelError):
+    """A forward gave NaN or infinity.
+
+    Args:
+        indices: positions in the batch whose vectors are not finite.
+        what: "image" or "text".
+        dtype: the number format of the forward, named because a wider one often helps.
+    """
+
+    def __init__(self, indices: Sequence[int], what: str, dtype: str) -> None:
+        self.indices = tuple(indices)
+        shown = ", ".join(map(str, self.indices[:8])) + (", ..." if len(self.indices) > 8 else "")
+        super().__init__(
+            f"{what} vectors at index {shown} of the batch hold NaN or infinity (computed in {dtype}); "
+            f"encode them alone, and load the model with dtype float32 if it happens again"
+        )

@@ -228,3 +228,25 @@ def _watched(
         done.set()
         thread.join()
     on_progress(index, 1.0)
+
+
+def spaces_to_index(database: Database, min_rows: int = 1000) -> list[str]:
+    """Spaces with at least `min_rows` vectors of a modality that has no valid index, and with no open work.
+
+    Below that an exact scan is as fast as the graph.
+    """
+    with database.transaction() as connection:
+        rows = connection.execute(
+            """
+            select distinct s.name from sightline.space s cross join lateral unnest(s.modalities) m(modality)
+            where not exists (select from pg_class c join pg_index i on i.indexrelid = c.oid
+                              where c.relname = format('%%s_%%s_hnsw', s.name, m.modality)
+                                and c.relnamespace = 'sightline'::regnamespace and i.indisvalid)
+              and not exists (select from sightline.chunk c
+                              where c.space_id = s.space_id and c.state in ('queued', 'running'))
+              and exists (select from sightline.embedding e
+                          where e.space_id = s.space_id and e.slot = 0 and e.modality = m.modality offset %s)
+            """,
+            (min_rows - 1,),
+        ).fetchall()
+    return [name for (name,) in rows]

@@ -1,0 +1,40 @@
+"""The command line: `sightline COMMAND`. Each command is a thin layer over the client."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from sightline.cli import demo, ingest, ledger, search, spaces, stack
+from sightline.errors import SightlineError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="GPU workers that turn images and text into searchable Postgres rows.",
+    epilog="Exit codes: 0 done, 1 some items failed, 2 usage, 3 configuration or service missing, "
+    "4 refused by policy, 5 internal.",
+)
+for module in (stack, demo, ingest, search, spaces, ledger):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the CLI; an expected error is one line on stderr and its exit code."""
+    try:
+        app()
+    except SightlineError as error:
+        fail(str(error), error.exit_code)
+    except TimeoutError as error:
+        fail(str(error), 1)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+
+
+def fail(message: str, exit_code: int) -> None:
+    """Say what went wrong and exit."""
+    typer.echo(f"sightline: {message}", err=True)
+    sys.exit(exit_code)

@@ -1,0 +1,67 @@
+"""What the commands share: options, tables, JSON and logging."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+import structlog
+import typer
+from rich.console import Console
+from rich.table import Table
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+SpaceOption = Annotated[str, typer.Option(help="Name or alias of the space.")]
+CollectionOption = Annotated[str | None, typer.Option(help="Only this collection.")]
+
+out = Console()
+err = Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; dataclasses become objects, times ISO strings."""
+    typer.echo(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return str(value)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
+    """Print rows as a table, or a sentence when there are none."""
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    if table.row_count:
+        out.print(table, soft_wrap=True)
+    else:
+        out.print(empty)
+
+
+def print_records(records: Sequence[Mapping[str, Any]], *, as_json: bool, empty: str) -> None:
+    """Print rows of one view, as JSON or as a table of their columns."""
+    if as_json:
+        print_json(records)
+    else:
+        columns = list(records[0]) if records else []
+        print_table(columns, [[record[column] for column in columns] for record in records], empty=empty)
+
+
+def configure_logging(level: str) -> None:
+    """Log lines of sightline and of libraries to stderr."""
+    logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(colors=err.is_terminal),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,79 @@
+"""`sightline search`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sightline.cli.output import CollectionOption, JsonOption, SpaceOption, err, print_json, print_table
+from sightline.client import Hits, Sightline
+from sightline.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(search)
+
+
+def search(
+    text: Annotated[str | None, typer.Argument(help="The query in words.")] = None,
+    image: Annotated[Path | None, typer.Option(help="The query as an image file.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
+    collection: CollectionOption = None,
+    where: Annotated[str | None, typer.Option(help='Filter on metadata, as JSON: {"year": {"$gte": 2020}}')] = None,
+    space: SpaceOption = "current",
+    modality: Annotated[str, typer.Option(help="What to find: image or text.")] = "image",
+    as_json: JsonOption = False,
+) -> None:
+    """Find the stored items nearest to a text or an image.
+
+    Example: sightline search "a red star" -k 5
+    """
+    if (text is None) == (image is None):
+        raise UsageError("give a text, or --image FILE")
+    with Sightline() as client:
+        hits = client.search(
+            text=text, image=image, k=k, collection=collection, where=_parse_where(where), space=space,
+            modality=modality,  # type: ignore[arg-type]  # the database refuses others by name
+        )  # fmt: skip
+    if as_json:
+        print_json({"status": hits.status, "truncated": hits.truncated, "hits": list(hits)})
+        return
+    print_hits(hits)
+
+
+def print_hits(hits: Hits) -> None:
+    """A table of hits, with a word on what the answer lacks."""
+    rows = [
+        (f"{hit.score:.3f}", hit.item_id, hit.external_id, hit.collection, hit.text or summary(hit.metadata))
+        for hit in hits
+    ]
+    print_table(["score", "item", "external_id", "collection", "content"], rows, empty="nothing found")
+    if hits.truncated:
+        err.print("the query text was longer than the model reads: its end was ignored")
+    if hits.status == "scan_limit":
+        err.print("the filter is wide and far from the query: more hits may exist than were found")
+
+
+def summary(metadata: dict[str, Any]) -> str:
+    """Metadata in one short line; scenes of the bundled world are spelled out."""
+    things = metadata.get("things")
+    if isinstance(things, list):
+        return ", ".join(f"{t['size']} {t['texture']} {t['colour']} {t['shape']}".replace("plain ", "") for t in things)
+    line = json.dumps(metadata, ensure_ascii=False) if metadata else ""
+    return line if len(line) <= 100 else line[:97] + "..."
+
+
+def _parse_where(where: str | None) -> dict[str, Any] | None:
+    if where is None:
+        return None
+    try:
+        parsed = json.loads(where)
+    except ValueError as error:
+        raise UsageError(f"--where is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise UsageError(f"--where must be a JSON object, not {where}")
+    return parsed

@@ -1,0 +1,168 @@
+"""`sightline up`, `worker`, `migrate` and `dsn`: what an operator runs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import structlog
+import typer
+from rich.panel import Panel
+
+from sightline.cli.output import JsonOption, configure_logging, out, print_json
+from sightline.client import service_urls
+from sightline.database import Database
+from sightline.embedded.stack import running_stack
+from sightline.errors import ServiceFailed, ServiceMissing, SightlineError
+from sightline.migrate import migrate as run_migrations
+from sightline.services import WORKER_GRACE_SECONDS, Services, running_services, supervised_worker
+from sightline.settings import Settings
+from sightline.space import index_space, spaces_to_index
+
+log = structlog.get_logger(__name__)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(up)
+    app.command()(worker)
+    app.command()(migrate)
+    app.command()(dsn)
+
+
+def up(
+    model: Annotated[
+        str | None, typer.Option(help="Model of the default space, when it is first made (default: the bundled one).")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+) -> None:
+    """Run Postgres with pgvector, Redis and a worker in the foreground. Ctrl-C stops them, the data stays.
+
+    Example: sightline up
+    """
+    settings = _with(Settings(), model=model, device=device)
+    configure_logging(settings.log_level)
+    began = time.monotonic()
+    with stop_signals() as stop, running_services(settings) as services:
+        out.print(
+            Panel(
+                _how_to_connect(services),
+                title=f"sightline is up ({time.monotonic() - began:.1f} s)",
+                expand=False,
+                highlight=False,
+            )
+        )
+        indexer = threading.Thread(target=_keep_indexed, args=(services.database, stop), name="indexer", daemon=True)
+        if services.stack is not None:
+            indexer.start()
+        while not stop.wait(1.0):
+            if services.stack is not None:
+                services.stack.heal()
+            if services.worker.wait(0) is not None:
+                raise ServiceFailed(
+                    f"the worker ended with status {services.worker.last_exit}; see {services.worker_log}"
+                )
+        out.print("stopping ...")
+
+
+def worker(
+    queues: Annotated[str | None, typer.Option(help="Comma-separated: encode, encode.POOL (default: encode).")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+) -> None:
+    """Run one supervised worker, on the servers of SIGHTLINE_DATABASE_URL and SIGHTLINE_REDIS_URL or the embedded stack.
+
+    Example: sightline worker --queues encode --device cuda:0
+    """
+    settings = _with(Settings(), device=device)
+    configure_logging(settings.log_level)
+    database_url, redis_url = service_urls(settings, None, None)
+    if redis_url is None:
+        raise ServiceMissing("a worker needs Redis: set SIGHTLINE_REDIS_URL")
+    with stop_signals() as stop:
+        child = supervised_worker(settings, database_url, redis_url, queues=queues).start()
+        while not stop.is_set() and child.wait(0.2) is None:
+            pass
+        if not stop.is_set():
+            raise typer.Exit(child.last_exit or 0)
+        child.stop(settings.drain_seconds + WORKER_GRACE_SECONDS)
+
+
+def migrate() -> None:
+    """Bring the database to the newest schema.
+
+    Example: sightline migrate
+    """
+    database_url, _ = service_urls(Settings(), None, None)
+    out.print(f"the database is at revision {run_migrations(database_url)}")
+
+
+def dsn(
+    as_json: JsonOption = False,
+    redis: Annotated[bool, typer.Option("--redis", help="Print the Redis DSN instead.")] = False,
+) -> None:
+    """Print the Postgres DSN, for example for psql: psql "$(sightline dsn)".
+
+    Example: sightline dsn
+    """
+    settings = Settings()
+    database_url, redis_url = service_urls(settings, None, None)
+    if as_json:
+        print_json({"database_url": database_url, "redis_url": redis_url})
+    else:
+        typer.echo(redis_url if redis else database_url)
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set. Children run in sessions of their own: Ctrl-C reaches this process alone."""
+    stop = threading.Event()
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in handled}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _with(settings: Settings, **options: object) -> Settings:
+    """Settings with the options that were given on the command line."""
+    return settings.model_copy(update={name: value for name, value in options.items() if value is not None})
+
+
+def _keep_indexed(database: Database, stop: threading.Event) -> None:
+    """Build the index of a space once its first bulk load is over: the embedded stack has no operator who would."""
+    while not stop.wait(5.0):
+        try:
+            for name in spaces_to_index(database):
+                log.info("building the indexes of a space", space=name)
+                index_space(database, name)
+        except SightlineError as error:
+            log.warning("indexing failed, will try again", error=str(error))
+
+
+def _how_to_connect(services: Services) -> str:
+    psql = str(services.stack.psql) if services.stack else "psql"
+    lines = [
+        f"Postgres  {services.database_url}",
+        f"Redis     {services.redis_url}" if services.stack else "Redis     as SIGHTLINE_REDIS_URL says",
+        f'psql      {psql} "$(sightline dsn)"',
+        f"space     {services.space} (alias: current)",
+    ]
+    if services.worker_log:
+        lines.append(f"worker    log in {services.worker_log}")
+    lines += [
+        "",
+        "Try       sightline demo, or: sightline ingest FOLDER; sightline search 'a red star'",
+        "Stop      Ctrl-C; the data stays",
+    ]
+    return "\n".join(lines)
+
+
+def stack_is_up(settings: Settings) -> bool:
+    """Whether services are given, or an embedded stack runs for the settings' state folder."""
+    return settings.database_url is not None or running_stack(settings.home) is not None

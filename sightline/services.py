@@ -1,0 +1,120 @@
+"""All that sightline needs, running: servers (embedded or given), schema, default space, one supervised worker."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sightline.database import Database
+from sightline.embedded.stack import EmbeddedStack
+from sightline.embedded.supervisor import Supervisor
+from sightline.errors import ServiceFailed, ServiceMissing
+from sightline.migrate import migrate
+from sightline.settings import Settings
+from sightline.space import ensure_default_space
+
+WORKER_READY_SECONDS = 120
+WORKER_GRACE_SECONDS = 5
+"""On top of the drain time: for the flush of what was finished."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What runs, and how to reach it."""
+
+    database_url: str
+    redis_url: str
+    database: Database
+    space: str
+    stack: EmbeddedStack | None
+    worker: Supervisor
+    worker_log: Path | None
+
+
+@contextmanager
+def running_services(settings: Settings) -> Iterator[Services]:
+    """Start what is not there, and stop what was started.
+
+    Servers that SIGHTLINE_DATABASE_URL and SIGHTLINE_REDIS_URL name are used instead of the embedded ones.
+
+    Raises:
+        StackHeld: another process runs the embedded stack of `settings.home`.
+        ServiceMissing: a server or the worker does not start; the message says why.
+    """
+    given = (settings.database_url, settings.redis_url)
+    with ExitStack() as undo:
+        stack = None
+        if given[0] is not None and given[1] is not None:
+            database_url, redis_url = given[0].get_secret_value(), given[1].get_secret_value()
+        elif any(given):
+            missing = "SIGHTLINE_REDIS_URL" if given[0] else "SIGHTLINE_DATABASE_URL"
+            raise ServiceMissing(f"set {missing} too, or neither: the embedded stack has both servers")
+        else:
+            stack = undo.enter_context(EmbeddedStack(settings.home))
+            database_url, redis_url = stack.database_url, stack.redis_url
+        migrate(database_url)
+        database = Database(database_url)
+        undo.callback(database.close)
+        space = ensure_default_space(database, settings.model)
+        log = stack.home / "worker.log" if stack else None
+        worker = supervised_worker(settings, database_url, redis_url, log=log)
+        undo.callback(worker.stop, settings.drain_seconds + WORKER_GRACE_SECONDS)
+        worker.start()
+        _wait_for(worker, database, log)
+        yield Services(database_url, redis_url, database, space, stack, worker, log)
+
+
+def supervised_worker(
+    settings: Settings,
+    database_url: str,
+    redis_url: str,
+    *,
+    queues: str | None = None,
+    device: str | None = None,
+    log: Path | None = None,
+) -> Supervisor:
+    """A worker process, not yet started, that is started again when it dies."""
+    if importlib.util.find_spec("workers") is None or importlib.util.find_spec("celery") is None:
+        raise ServiceMissing(
+            "workers run from a checkout (pip install -e '.[worker]') or from the image, not from the wheel"
+        )
+    command = [sys.executable, "-m", "workers"]
+    command += ["--queues", queues] if queues else []
+    command += ["--device", device or settings.device]
+    env = {**os.environ, "SIGHTLINE_DATABASE_URL": database_url, "SIGHTLINE_REDIS_URL": redis_url}
+    record = log.with_suffix(".pid") if log else None
+    return Supervisor(command, env=env, log=log, record=record, final_codes=(2, 3))
+
+
+def _wait_for(worker: Supervisor, database: Database, log: Path | None) -> None:
+    """Until the worker has written its first heartbeat.
+
+    Heartbeats of earlier processes linger, so the one that counts carries the pid of the child.
+    """
+    end = time.monotonic() + WORKER_READY_SECONDS
+    while time.monotonic() < end:
+        with database.transaction() as connection:
+            ready = connection.execute(
+                "select from sightline.worker "
+                "where pid = %s and stopped_at is null and seen_at > clock_timestamp() - interval '10 s'",
+                (worker.pid,),
+            ).fetchone()
+        if ready is not None:
+            return
+        if worker.wait(0.1) is not None:
+            raise ServiceFailed(f"the worker ended with status {worker.last_exit}{_tail(log)}")
+    raise ServiceFailed(f"the worker was not ready after {WORKER_READY_SECONDS} s{_tail(log)}")
+
+
+def _tail(log: Path | None) -> str:
+    if log is None or not log.exists():
+        return ""
+    with log.open(errors="replace") as lines:
+        return f"; the end of {log}:\n" + "".join(deque(lines, 5)).rstrip()

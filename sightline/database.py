@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import sqlalchemy
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 from sqlalchemy.orm import Session
@@ -39,13 +40,18 @@ class Database:
     def transaction(self, lent: LentConnection | None = None) -> Iterator[psycopg.Connection[Any]]:
         """A connection in a transaction: one of the pool's, committed at the end, or inside the caller's, which is not.
 
+        A lent connection in autocommit mode, outside any transaction, has nothing to join: it commits at the end.
+
         Raises:
             RequestRefused: the database refused a value; its message says which.
             ServiceMissing: the database cannot be reached, or was not migrated.
         """
         with translated_errors():
             if lent is not None:
-                with driver_connection(lent) as connection, connection.transaction():
+                connection = driver_connection(lent)
+                if not connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+                    connection.execute("select")  # begin: else the block below would be the outermost one and commit
+                with connection.transaction():
                     yield connection
             else:
                 self._pool.open()
@@ -62,8 +68,7 @@ class Database:
             yield connection
 
 
-@contextmanager
-def driver_connection(lent: LentConnection) -> Iterator[psycopg.Connection[Any]]:
+def driver_connection(lent: LentConnection) -> psycopg.Connection[Any]:
     """The psycopg connection below a caller's connection or session."""
     if isinstance(lent, Session):
         lent = lent.connection()
@@ -73,11 +78,10 @@ def driver_connection(lent: LentConnection) -> Iterator[psycopg.Connection[Any]]
         driver = lent.connection.driver_connection
         if not isinstance(driver, psycopg.Connection):
             raise UsageError(f"the engine must use psycopg 3 (postgresql+psycopg://), not {type(driver).__module__}")
-        yield driver
-    elif isinstance(lent, psycopg.Connection):
-        yield lent
-    else:
-        raise UsageError(f"connection must be of psycopg or SQLAlchemy, not {type(lent).__name__}")
+        return driver
+    if isinstance(lent, psycopg.Connection):
+        return lent
+    raise UsageError(f"connection must be of psycopg or SQLAlchemy, not {type(lent).__name__}")
 
 
 @contextmanager

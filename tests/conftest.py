@@ -1,4 +1,4 @@
-"""One embedded Postgres and Redis for each test run; each test module has a database of its own, cloned from a migrated one."""
+"""One embedded Postgres and Redis for each test run; each module has a database of its own, cloned from a migrated one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def redis_url(stack: EmbeddedStack) -> str:
 @pytest.fixture(scope="module")
 def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings whose Redis keys no other module uses."""
-    return Settings(home=tmp_path_factory.mktemp("home"), key_prefix=f"{database_url.rsplit('/', 1)[1].split('?')[0]}:")
+    return Settings(home=tmp_path_factory.mktemp("home"), key_prefix=f"{database_url.rsplit('/', 1)[1].split('?', maxsplit=1)[0]}:")
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def worker(
     queues: Annotated[str | None, typer.Option(help="Comma-separated: encode, encode.POOL (default: encode).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
 ) -> None:
-    """Run one supervised worker, on the servers of SIGHTLINE_DATABASE_URL and SIGHTLINE_REDIS_URL or the embedded stack.
+    """Run one supervised worker, on the servers that the settings name or on the embedded stack that is up.
 
     Example: sightline worker --queues encode --device cuda:0
     """
@@ -118,7 +118,7 @@ def dsn(
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set. Children run in sessions of their own: Ctrl-C reaches this process alone."""
+    """An event that SIGINT and SIGTERM set. Children run in own sessions: Ctrl-C reaches this process alone."""
     stop = threading.Event()
     handled = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in handled}

@@ -201,8 +201,8 @@ class Postgres:
             if servers or backends:
                 log.warning("stopping a PostgreSQL of an earlier run, pid %s", [p.pid for p in servers or backends])
             stop_strangers(servers, _FAST_SHUTDOWN)
-            wait_until(lambda: not any(self._find_processes()), 2.0)
-            stop_strangers(self._find_processes()[1], ((signal.SIGQUIT, 2.0), (signal.SIGKILL, 5.0)))
+            wait_until(lambda: not any(self._find_processes()), 1.0)
+            stop_strangers(self._find_processes()[1], ((signal.SIGQUIT, 1.0), (signal.SIGKILL, 5.0)))
             if any(self._find_processes()):
                 raise ServiceFailed(f"a PostgreSQL of an earlier run on {self._place.data} does not end")
             (self._place.data / "postmaster.pid").unlink(missing_ok=True)

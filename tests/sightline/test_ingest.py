@@ -1,0 +1,380 @@
+"""Ingest and submit: what lands in the ledger, in whose transaction, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy
+from sqlalchemy.orm import Session
+
+from sightline.client import Sightline
+from sightline.errors import JobNotVisible, RequestRefused, ServiceMissing, UsageError
+from sightline.item import Item
+from sightline.migrate import sqlalchemy_url
+from sightline.settings import Settings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def space(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("select sightline.create_space('toy', 'points', 4)")
+        connection.execute(
+            "select sightline.create_space('pictures', 'points', 4, modalities => '{image}', pool => 'big')"
+        )
+        connection.execute("select sightline.alias_space('current', 'toy')")
+
+
+def chunks(connection: psycopg.Connection, job_id: int) -> list[list[int]]:
+    rows = connection.execute("select item_ids from sightline.chunk where job_id = %s order by chunk_id", (job_id,))
+    return [row[0] for row in rows.fetchall()]
+
+
+def test_a_stream_becomes_chunks_of_at_most_64(client: Sightline, connection: psycopg.Connection) -> None:
+    job = client.ingest((Item(text=f"text {n}", external_id=str(n)) for n in range(1500)), collection="stream")
+    now = job.progress()
+    assert (now.submitted, now.pending, now.failed, now.state) == (1500, 1500, 0, "queued")
+    assert now.sealed_at is not None
+    sizes = [len(ids) for ids in chunks(connection, job.job_id)]
+    assert sum(sizes) == 1500
+    assert max(sizes) == 64
+    assert len({item for ids in chunks(connection, job.job_id) for item in ids}) == 1500
+
+
+def test_a_stream_is_not_held_in_memory(client: Sightline) -> None:
+    """After n batches went to the database, the generator has been read no further than one batch ahead."""
+    read = 0
+    ahead = []
+
+    def texts():
+        nonlocal read
+        for n in range(3000):
+            read += 1
+            if n % 512 == 0 and n:
+                with client.database.transaction() as connection:
+                    stored = connection.execute(
+                        "select count(*) from sightline.item i join sightline.collection c using (collection_id) where c.name = 'lazy'"
+                    ).fetchone()[0]
+                ahead.append(read - stored)
+            yield Item(text=f"lazy {n}", external_id=str(n))
+
+    client.ingest(texts(), collection="lazy")
+    assert len(ahead) == 5
+    assert max(ahead) <= 513
+
+
+def test_content_is_stored_once_and_named_by_its_digest(client: Sightline, connection: psycopg.Connection) -> None:
+    client.ingest(
+        [b"same bytes", Item(data=b"same bytes", external_id="again"), Item(text="words")], collection="blobs"
+    )
+    digest = hashlib.sha256(b"same bytes").digest()
+    assert connection.execute("select count(*) from sightline.blob where digest = %s", (digest,)).fetchone() == (1,)
+    rows = connection.execute(
+        "select external_id, digest from sightline.item join sightline.collection c using (collection_id) where c.name = 'blobs'"
+    ).fetchall()
+    assert dict(rows) == {
+        f"sha256:{digest.hex()}": digest,
+        "again": digest,
+        f"sha256:{hashlib.sha256(b'words').hexdigest()}": hashlib.sha256(b"words").digest(),
+    }
+
+
+def test_a_folder_names_files_relative_to_itself(
+    client: Sightline, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x.png").write_bytes(b"x")
+    (tmp_path / "y.png").write_bytes(b"y")
+    (tmp_path / ".hidden").write_bytes(b"z")
+    client.ingest(tmp_path, collection="folder")
+    client.ingest(tmp_path / "a" / "b" / "x.png", collection="folder", root=tmp_path / "a")
+    rows = connection.execute(
+        "select external_id from sightline.item join sightline.collection c using (collection_id) where c.name = 'folder' order by 1"
+    ).fetchall()
+    assert [row[0] for row in rows] == ["a/b/x.png", "b/x.png", "y.png"]
+
+
+def test_files_under_a_media_root_travel_as_uris(
+    database_url: str, redis_url: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "näme with space.png").write_bytes(b"in")
+    (tmp_path / "out.png").write_bytes(b"out")
+    (tmp_path / "in" / "escape.png").symlink_to(tmp_path / "out.png")
+    with Sightline(database_url, redis_url, settings=Settings(media_roots=[tmp_path / "in"])) as client:
+        client.ingest([tmp_path / "in", tmp_path / "out.png"], collection="roots", root=tmp_path)
+    rows = connection.execute(
+        "select external_id, uri, blob_digest is not null, source_tag is not null from sightline.item "
+        "join sightline.collection c using (collection_id) where c.name = 'roots'"
+    ).fetchall()
+    assert {row[0]: row[1:] for row in rows} == {
+        "in/näme with space.png": ((tmp_path / "in" / "näme with space.png").as_uri(), False, True),
+        "in/escape.png": (None, True, False),  # resolved first: it lies outside, so its content is uploaded
+        "out.png": (None, True, False),
+    }
+
+
+def test_what_cannot_be_read_is_a_failure_and_its_neighbours_go_on(client: Sightline, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "good.png").write_bytes(b"good")
+    (tmp_path / os.fsdecode(b"bad-\xff.png")).write_bytes(b"odd name")
+    items = [
+        tmp_path,
+        tmp_path / "missing.png",
+        Item(text="  ", external_id="blank"),
+        Item(text="nul \x00 byte", external_id="nul"),
+        Item(text="lone \ud800", external_id="surrogate"),
+        Item(text="a literal \\u0000 is fine", external_id="literal"),
+        Item(text="x", external_id="nan", metadata={"n": float("nan")}),
+        Item(text="x", external_id="object", metadata={"n": object()}),
+        Item(text="x" * 100_001, external_id="long"),
+        Item(data=b"", external_id="no bytes"),
+        Item(text="fine", external_id="fine"),
+    ]
+    job = client.ingest(items, collection="zoo")
+    failures = {failure.external_id: failure.error_class for failure in job.failures()}
+    assert failures == {
+        "pipe.png": "NotARegularFile", "empty.png": "EmptyFile", "loop.png": "Unreadable", str(tmp_path / "missing.png"): "NotFound",
+        "blank": "EmptyText", "nul": "BadText", "surrogate": "BadText", "nan": "BadMetadata", "object": "BadMetadata",
+        "long": "TextTooLong", "no bytes": "EmptyFile",
+    }  # fmt: skip
+    now = job.progress()
+    assert (now.submitted, now.failed, now.pending) == (15, 11, 4)
+    assert "there is no file" in next(f.message for f in job.failures() if f.error_class == "NotFound")
+
+
+def test_a_second_ingest_counts_what_did_not_change(client: Sightline, connection: psycopg.Connection) -> None:
+    first = client.ingest([Item(text=str(n), external_id=str(n)) for n in range(10)], collection="again")
+    connection.execute(
+        "insert into sightline.embedding (space_id, item_id, generation, norm, modality, vec) select 1, u, 1, 1, 'text', '[1,2,3,4]' "
+        "from sightline.chunk c, unnest(c.item_ids) u where c.job_id = %s",
+        (first.job_id,),
+    )
+    items = [Item(text=str(n), external_id=str(n), metadata={"seen": 2}) for n in range(9)] + [
+        Item(text="new", external_id="9")
+    ]
+    second = client.ingest(items, collection="again").progress()
+    assert (second.submitted, second.unchanged, second.skipped, second.pending) == (10, 9, 9, 1)
+    rows = connection.execute(
+        "select i.external_id, i.generation, i.metadata from sightline.item i join sightline.collection c using (collection_id) "
+        "where c.name = 'again' and external_id in ('0', '9') order by 1"
+    ).fetchall()
+    assert rows == [("0", 1, {"seen": 2}), ("9", 2, {})]
+    stale = connection.execute(
+        "select reason from sightline.missing('toy') where external_id = '9' and collection = 'again'"
+    ).fetchone()
+    assert stale == ("queued",)
+
+
+def test_the_last_of_equal_ids_counts_and_the_others_are_reported(
+    client: Sightline, connection: psycopg.Connection
+) -> None:
+    job = client.ingest([Item(text="old", external_id="x"), Item(text="new", external_id="x")], collection="twice")
+    now = job.progress()
+    assert (now.submitted, now.skipped, now.pending) == (2, 1, 1)
+    row = connection.execute(
+        "select text from sightline.item join sightline.collection c using (collection_id) where c.name = 'twice'"
+    )
+    assert row.fetchone() == ("new",)
+
+
+def test_an_ingest_that_breaks_off_keeps_what_was_given_and_says_so(client: Sightline) -> None:
+    def broken():
+        yield from (Item(text=f"{n}", external_id=f"{n}") for n in range(600))
+        raise OSError("the disk went away")
+
+    with pytest.raises(OSError, match="the disk went away"):
+        client.ingest(broken(), collection="broken")
+    with client.database.transaction() as connection:
+        row = connection.execute(
+            "select submitted, sealed_at is not null, error from sightline.job_progress where collection = 'broken'"
+        ).fetchone()
+    assert row == (512, True, "the ingest broke off: OSError: the disk went away")
+
+
+def test_two_ingests_of_the_same_files_at_once(client: Sightline, connection: psycopg.Connection) -> None:
+    items = [Item(data=f"bytes {n}".encode(), external_id=f"{n}") for n in range(400)]
+    errors: list[BaseException] = []
+
+    def run(order: list[Item]) -> None:
+        try:
+            client.ingest(order, collection="race")
+        except Exception as error:  # noqa: BLE001 - whatever it is fails the test
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(order,)) for order in (items, items[::-1], items[200:] + items[:200])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    count = connection.execute(
+        "select count(*) from sightline.item join sightline.collection c using (collection_id) where c.name = 'race'"
+    )
+    assert count.fetchone() == (400,)
+
+
+def test_the_callers_psycopg_transaction_decides(client: Sightline, database_url: str) -> None:
+    with psycopg.connect(database_url) as mine:
+        fresh = client.submit("encode", {}, collection="mine", items=[{"text": "a"}], connection=mine)
+        mine.rollback()
+        with pytest.raises(JobNotVisible):
+            fresh.progress()
+        mine.execute("create temp table order_line (id int)")
+        mine.execute("insert into order_line values (1)")
+        job = client.ingest([Item(text="in my transaction")], collection="mine", connection=mine)
+        with pytest.raises(JobNotVisible, match="has not committed"):
+            job.wait(timeout=5)
+        mine.rollback()
+        with pytest.raises(JobNotVisible):
+            job.progress()
+        job = client.ingest([Item(text="in my transaction")], collection="mine", connection=mine)
+        mine.commit()
+    assert job.progress().pending == 1
+
+
+def test_the_callers_sqlalchemy_transaction_decides(client: Sightline, database_url: str) -> None:
+    engine = sqlalchemy.create_engine(sqlalchemy_url(database_url))
+    with engine.connect() as mine:
+        rolled_back = client.submit("encode", {}, collection="alchemy", items=[{"text": "a"}], connection=mine)
+        mine.rollback()
+        kept = client.submit("encode", {}, collection="alchemy", items=[{"text": "a"}], connection=mine)
+        mine.commit()
+    with Session(engine) as session:
+        from_session = client.ingest([Item(text="b")], collection="alchemy", connection=session)
+        session.commit()
+    engine.dispose()
+    with pytest.raises(JobNotVisible):
+        rolled_back.progress()
+    assert kept.progress().pending == 1
+    assert from_session.progress().pending == 1
+    with pytest.raises(UsageError, match="must be of psycopg or SQLAlchemy, not str"):
+        client.submit("encode", {}, items=[1], connection="no")  # type: ignore[arg-type]
+
+
+def test_submit_from_sql_alone(connection: psycopg.Connection) -> None:
+    job_id = connection.execute(
+        """select sightline.submit('encode', '{"space": "toy"}', 'sql', '[{"text": "red"}, {"text": "blue", "external_id": "b"}]')"""
+    ).fetchone()[0]
+    assert len(chunks(connection, job_id)[0]) == 2
+    everything = connection.execute("select sightline.submit('encode', '{}', 'sql')").fetchone()[0]
+    assert sorted(chunks(connection, everything)[0]) == sorted(chunks(connection, job_id)[0])
+    known = connection.execute(
+        "select sightline.submit('encode', '{}', items => to_jsonb(%s::bigint[]))", (chunks(connection, job_id)[0],)
+    )
+    assert chunks(connection, known.fetchone()[0]) == [sorted(chunks(connection, job_id)[0])]
+
+
+@pytest.mark.parametrize(
+    ("items", "problem"),
+    [
+        ([{"text": "ok"}, {"uri": "http://host/x.png"}], r"item 1 .*http\(s\) sources are not served by this version"),
+        ([{"uri": "s3://bucket/x"}], "a uri must begin with file:///"),
+        ([{"text": "a", "uri": "file:///x"}], "exactly one of text, uri, digest"),
+        ([{"external_id": "x"}], "exactly one of text, uri, digest"),
+        ([{"txt": "a"}], "unknown field txt"),
+        ([{"digest": "ab"}], "64 hexadecimal digits"),
+        ([{"digest": "0" * 64}], "no blob of this digest"),
+        ([{"text": "a", "metadata": 3}], "metadata must be an object"),
+        ([{"text": "a", "external_id": ""}], "external_id must be a string and not empty"),
+        ([999_999_999], "there is no item of this id"),
+        ([1.5], "an item id is a whole number"),
+        (["a"], "an item is the id of a stored one, or an object"),
+        ({"text": "a"}, "items must be a JSON array"),
+    ],
+)
+def test_a_bad_item_is_refused_by_name_and_nothing_is_written(
+    client: Sightline, connection: psycopg.Connection, items: object, problem: str
+) -> None:
+    before = connection.execute(
+        "select (select count(*) from sightline.item), (select count(*) from sightline.job)"
+    ).fetchone()
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=problem):
+        connection.execute("select sightline.submit('encode', '{}', 'refused', %s)", (json.dumps(items),))
+    assert (
+        connection.execute(
+            "select (select count(*) from sightline.item), (select count(*) from sightline.job)"
+        ).fetchone()
+        == before
+    )
+
+
+def test_other_refusals_name_their_reason(client: Sightline) -> None:
+    with pytest.raises(RequestRefused, match='no space named "nope"'):
+        client.ingest([Item(text="a")], collection="c", space="nope")
+    with pytest.raises(RequestRefused, match="unknown field in the payload of encode: sapce"):
+        client.submit("encode", {"sapce": "toy"}, collection="c", items=[])
+    with pytest.raises(RequestRefused, match='kind "paint" is not served'):
+        client.submit("paint", {}, collection="c", items=[])
+    with pytest.raises(RequestRefused, match='lane "fast" is none of'):
+        client.submit("encode", {}, collection="c", items=[], lane="fast")  # type: ignore[arg-type]
+    with pytest.raises(RequestRefused, match="a new item needs a collection"):
+        client.submit("encode", {}, items=[{"text": "a"}])
+    with pytest.raises(RequestRefused, match="needs items, a collection or both"):
+        client.submit("encode", {})
+    with pytest.raises(RequestRefused, match="the space takes no text"):
+        client.submit("encode", {"space": "pictures"}, collection="c", items=[{"text": "a"}])
+    with pytest.raises(UsageError, match="exactly one of path, data and text, not path and text"):
+        Item(path="x", text="y")
+    with pytest.raises(UsageError, match="unknown field of an item: name"):
+        client.ingest([{"text": "a", "name": "b"}], collection="c")
+    with pytest.raises(UsageError, match="cannot ingest a int"):
+        client.ingest([3], collection="c")  # type: ignore[list-item]
+
+
+def test_an_idempotency_key_returns_the_first_job(client: Sightline) -> None:
+    first = client.submit("encode", {}, collection="keys", items=[{"text": "a"}], idempotency_key="k")
+    assert (
+        client.submit("encode", {}, collection="keys", items=[{"text": "a"}], idempotency_key="k").job_id
+        == first.job_id
+    )
+    with pytest.raises(
+        RequestRefused, match=f'idempotency key "k" was used for another request \\(job {first.job_id}\\)'
+    ):
+        client.submit("encode", {}, collection="keys", items=[{"text": "b"}], idempotency_key="k")
+
+
+def test_a_pool_has_a_queue_of_its_own(client: Sightline, connection: psycopg.Connection) -> None:
+    job = client.ingest([b"picture"], collection="pool", space="pictures")
+    queue = connection.execute("select queue from sightline.chunk where job_id = %s", (job.job_id,)).fetchone()
+    assert queue == ("encode.big",)
+    assert client.space("pictures").queue == "encode.big"
+
+
+def test_an_empty_ingest_is_done_at_once(client: Sightline) -> None:
+    assert client.ingest([], collection="empty").wait(timeout=5).state == "done"
+
+
+def test_missing_says_why(client: Sightline, connection: psycopg.Connection) -> None:
+    job = client.ingest([Item(text="waiting", external_id="waiting")], collection="why")
+    connection.execute(
+        "insert into sightline.item (collection_id, external_id, modality, text) select collection_id, 'forgotten', 'text', 'x' "
+        "from sightline.collection where name = 'why'"
+    )
+    rows = connection.execute(
+        "select external_id, reason, detail from sightline.missing('toy') where collection = 'why' order by 1"
+    ).fetchall()
+    assert rows == [("forgotten", "never submitted", None), ("waiting", "queued", f"job {job.job_id}")]
+    same = connection.execute(
+        "select count(*) from sightline.missing_items where space = 'toy' and collection = 'why'"
+    ).fetchone()
+    assert same == (2,)
+
+
+def test_a_database_that_is_not_there_is_named(settings: Settings) -> None:
+    with Sightline("postgresql://nobody@127.0.0.1:1/none", "redis://127.0.0.1:1", settings=settings) as client:
+        client.database._pool.timeout = 0.5
+        with pytest.raises(ServiceMissing, match="Postgres cannot be reached"):
+            client.spaces()
+
+
+def test_without_any_database_the_error_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ServiceMissing, match="sightline up"):
+        Sightline(settings=Settings(home=tmp_path))

@@ -1,0 +1,167 @@
+"""Worker processes against real servers, and what the tests ask of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import psycopg
+import pytest
+from PIL import Image
+from psycopg.types.json import Jsonb
+
+from models.encoder import Encoder, load_encoder
+from sightline.broker import Broker
+from sightline.client import Sightline
+from sightline.settings import Settings
+from tests.models.tiny_checkpoints import build_clip
+
+T = TypeVar("T")
+
+
+def until(what: Callable[[], T], seconds: float = 20.0, pause: float = 0.05) -> T:
+    """The first truthy value; the deadline fails the test with the last one."""
+    end = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < end, f"not within {seconds} s; the last value was {value!r}"
+        time.sleep(pause)
+    return value
+
+
+def png(seed: int, size: tuple[int, int] = (40, 40)) -> bytes:
+    """A picture of its own for each seed."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+class WorkerProcess:
+    """`python -m workers` as a child process; its log lines are JSON in a file."""
+
+    def __init__(self, environment: dict[str, str], log: Path, arguments: tuple[str, ...] = ()) -> None:
+        self.log = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "workers", *arguments], env=environment, stdout=file, stderr=file
+            )
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        lines = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [event for event in map(json.loads, lines) if event["event"] == name]
+
+    def wait_for(self, event: str, seconds: float = 30.0, at_least: int = 1) -> list[dict[str, Any]]:
+        def found() -> list[dict[str, Any]]:
+            assert self.process.poll() is None, self.log.read_text()
+            events = self.events(event)
+            return events if len(events) >= at_least else []
+
+        return until(found, seconds)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self, seconds: float = 15.0) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_clip(tmp_path_factory.mktemp("models") / "tiny-clip")
+
+
+@pytest.fixture(scope="session")
+def encoder(checkpoint: Path) -> Encoder:
+    return load_encoder(str(checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("media")
+
+
+@pytest.fixture(scope="module")
+def broker(redis_url: str, settings: Settings) -> Iterator[Broker]:
+    opened = Broker(redis_url, settings.key_prefix)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def space(database_url: str, encoder: Encoder) -> str:
+    """A space of the tiny model, the current one."""
+    make_space(database_url, "tiny", encoder)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("select sightline.alias_space('current', 'tiny')")
+    return "tiny"
+
+
+def make_space(database_url: str, name: str, encoder: Encoder, pool: str | None = None, **other: Any) -> None:
+    passport = encoder.passport.to_dict() | other
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "select sightline.create_space(%s, %s, %s, %s, pool => %s)",
+            (name, encoder.passport.model, encoder.dim, Jsonb(passport), pool),
+        )
+
+
+StartWorker = Callable[..., WorkerProcess]
+
+
+@pytest.fixture(scope="module")
+def start_worker(
+    database_url: str, redis_url: str, settings: Settings, media: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartWorker]:
+    """Start worker processes; keyword arguments are settings. All are killed at the end."""
+    folder = tmp_path_factory.mktemp("workers")
+    started: list[WorkerProcess] = []
+
+    def start(*arguments: str, wait: bool = True, **values: object) -> WorkerProcess:
+        given = {
+            "database_url": database_url,
+            "redis_url": redis_url,
+            "key_prefix": settings.key_prefix,
+            "media_roots": json.dumps([str(media)]),
+            "lease_seconds": 2,
+            "drain_seconds": 8,
+            "device": "cpu",
+            **values,
+        }
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SIGHTLINE_")}
+        environment |= {f"SIGHTLINE_{k.upper()}": str(v) for k, v in given.items()}
+        environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        worker = WorkerProcess(environment, folder / f"worker-{len(started)}.log", arguments)
+        started.append(worker)
+        if wait:
+            worker.wait_for("worker_ready", 60)
+        return worker
+
+    yield start
+    for worker in started:
+        if worker.process.poll() is None:
+            worker.kill()
+
+
+@pytest.fixture
+def ledger_adds_up(client: Sightline) -> Iterator[None]:
+    """After the test: every job is over, each of its items is counted once, and nothing is left in flight."""
+    yield
+    with client.database.transaction() as connection:
+        wrong = connection.execute(
+            "select job_id, state, submitted, done, failed, skipped, pending from sightline.job_progress "
+            "where state <> 'done' or submitted <> done + failed + skipped or pending <> 0"
+        ).fetchall()
+        assert wrong == []
+        assert connection.execute("select count(*) from sightline.chunk where state <> 'done'").fetchone() == (0,)

@@ -1,0 +1,145 @@
+"""Answers calls: requests with a deadline and a reply, which leave no row."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from typing import Any
+
+import structlog
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.errors import ModelError
+from sightline.broker import Broker
+from workers.encode import normalise
+from workers.engine import Expired, Kind
+from workers.errors import InvalidInput, ItemError
+from workers.ingress import Ingress
+from workers.spaces import Served, SpaceRefused, Spaces
+
+log = structlog.get_logger(__name__)
+
+MAX_INPUTS = 256
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    text: str | None = None
+    image: str | None = None  # base64
+
+
+class _Request(BaseModel):
+    """An encode call. `deadline` is a time by Redis' clock, in seconds."""
+
+    kind: str
+    space: str
+    inputs: list[_Input]
+    reply_key: str
+    deadline: float
+
+
+class _InputError(Exception):
+    """An error of one input."""
+
+    def __init__(self, item: int, error: Exception) -> None:
+        super().__init__(str(error))
+        self.item = item
+        self.error_class = error.error_class if isinstance(error, ItemError) else type(error).__name__
+
+
+class Calls:
+    """Encodes the inputs of calls, ahead of all jobs."""
+
+    def __init__(self, broker: Broker, spaces: Spaces, ingress: Ingress) -> None:
+        self._broker = broker
+        self._spaces = spaces
+        self._ingress = ingress
+
+    def answer(self, request: dict[str, Any]) -> None:
+        """Answer one request: {"vectors", "truncated", "space"} or {"error": {"class", "message", "item"}}.
+
+        A request whose deadline has passed is dropped: nobody waits for it. Raises redis.RedisError.
+        """
+        try:
+            call = _Request.model_validate(request)
+        except ValidationError as error:
+            log.warning("call_malformed", error=str(error))
+            if isinstance(request.get("reply_key"), str):
+                self._broker.answer(request["reply_key"], _error("MalformedCall", str(error), None))
+            return
+        seconds = call.deadline - self._broker.now()
+        if seconds <= 0:
+            log.warning("call_expired", late_seconds=round(-seconds, 3), space=call.space)
+            return
+        reply = self._reply(call, time.monotonic() + seconds)
+        if reply is not None:
+            self._broker.answer(call.reply_key, reply)
+
+    def _reply(self, call: _Request, deadline: float) -> dict[str, Any] | None:
+        """None: the deadline passed on the way."""
+        try:
+            if call.kind != "encode":
+                raise InvalidInput(f"kind {call.kind!r} is not served by this version; kinds: encode")
+            if not 1 <= len(call.inputs) <= MAX_INPUTS:
+                raise InvalidInput(f"{len(call.inputs)} inputs; a call takes 1 to {MAX_INPUTS}")
+            served = self._spaces.find(call.space).result(deadline - time.monotonic())
+            vectors, truncated = self._encode(served, call.inputs, deadline)
+        except _InputError as error:
+            return _error(error.error_class, str(error), error.item)
+        except SpaceRefused as error:
+            return _error("SpaceRefused", str(error), None)
+        except (Expired, TimeoutError) as error:
+            log.warning("call_expired_at_work", space=call.space, error=str(error) or type(error).__name__)
+            return None
+        except BaseException as error:
+            if not isinstance(error, ItemError | ModelError):
+                log.exception("call_failed", space=call.space)
+            return _error(type(error).__name__, str(error), None)
+        return {"vectors": vectors, "truncated": truncated, "space": served.name}
+
+    def _encode(self, served: Served, inputs: list[_Input], deadline: float) -> tuple[list[list[float]], list[bool]]:
+        prepared: dict[Kind, list[tuple[int, Any]]] = {"image": [], "text": []}
+        for index, given in enumerate(inputs):
+            try:
+                kind, ready = self._prepare(served, given, f"input {index}")
+            except Exception as error:
+                raise _InputError(index, error) from error
+            prepared[kind].append((index, ready))
+        vectors: list[list[float]] = [[]] * len(inputs)
+        futures = {
+            index: future
+            for kind, items in prepared.items()
+            for (index, _), future in zip(
+                items, served.engine.submit(kind, [item for _, item in items], "interactive", deadline), strict=True
+            )
+        }
+        for index, future in futures.items():
+            try:
+                # A moment more than the deadline: the engine itself drops what is late.
+                vectors[index] = normalise(future.result(deadline - time.monotonic() + 1.0)).values.tolist()
+            except (Expired, TimeoutError):
+                raise
+            except Exception as error:
+                raise _InputError(index, error) from error
+        cut = {index for index, item in prepared["text"] if item.truncated}
+        return vectors, [index in cut for index in range(len(inputs))]
+
+    def _prepare(self, served: Served, given: _Input, name: str) -> tuple[Kind, Any]:
+        if (given.text is None) == (given.image is None):
+            raise InvalidInput(f"{name} must have either text or image")
+        kind: Kind = "image" if given.text is None else "text"
+        if kind not in served.modalities:
+            raise InvalidInput(f"{name}: space {served.name} takes no {kind}s")
+        if given.text is not None:
+            return kind, served.encoder.prepare_text(self._ingress.check_text(given.text, name))
+        try:
+            data = base64.b64decode(given.image or "", validate=True)
+        except binascii.Error as error:
+            raise InvalidInput(f"{name}: image is not base64: {error}") from error
+        return kind, served.encoder.prepare_image(self._ingress.decode(data, name))
+
+
+def _error(error_class: str, message: str, item: int | None) -> dict[str, Any]:
+    return {"error": {"class": error_class, "message": message, "item": item}}

@@ -1,0 +1,73 @@
+"""Runs Celery's consumer in a thread of ours, and starts it again when it ends."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+
+import structlog
+from celery import Celery
+from celery.worker import WorkController, state
+
+from workers.app import consumed
+
+log = structlog.get_logger(__name__)
+
+LONGEST_PAUSE = 5.0
+"""Seconds between two starts of a consumer that keeps ending."""
+
+
+class Consumer:
+    """Celery without its command: no signal handlers, no process title, no logging of its own.
+
+    Celery ends its worker on some malformed messages and on errors of Redis that it takes for final; then a new one is
+    started in the same process, so that the models stay loaded.
+
+    Args:
+        app: the application.
+        queues: of the ledger.
+    """
+
+    def __init__(self, app: Celery, queues: list[str]) -> None:
+        self._app = app
+        self._queues = queues
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="celery", daemon=True)
+
+    def start(self, seconds: float) -> bool:
+        """Start consuming; returns whether it did within `seconds`."""
+        state.should_stop = None
+        self._thread.start()
+        return self._ready.wait(seconds)
+
+    def stop_taking(self) -> None:
+        """Ask it to end: what it holds unbegun goes back to Redis, what runs is finished."""
+        self._stopping.set()
+        state.should_stop = 0
+
+    def join(self, seconds: float) -> bool:
+        """Wait until it has ended; returns whether it did within `seconds`."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        pause = 0.1
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                worker = WorkController(
+                    app=self._app, hostname=f"sightline-{os.getpid()}@{socket.gethostname()}", pool="threads",
+                    queues=consumed(self._queues), without_gossip=True, without_mingle=True, without_heartbeat=True,
+                    ready_callback=lambda _: self._ready.set(), quiet=True,
+                )  # fmt: skip
+                worker.start()
+            except BaseException:
+                log.exception("consumer_failed")
+            if self._stopping.is_set():
+                return
+            pause = 0.1 if time.monotonic() - began > 60 else min(LONGEST_PAUSE, pause * 2)
+            log.error("consumer_ended", again_in=pause)
+            self._stopping.wait(pause)

@@ -1,0 +1,124 @@
+"""Moves due chunks from the ledger to Redis, and lost ones back. Every worker runs one; one of them leads."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import defaultdict
+
+import structlog
+
+from sightline.broker import CHUNKS_TASK, Broker
+from workers.database import Connection, connect
+from workers.ledger import MAX_ATTEMPTS
+from workers.loop import Loop
+from workers.queries import query
+
+log = structlog.get_logger(__name__)
+
+PER_SLOT = 4
+"""Chunks that are published or running for each slot; the backlog waits in the ledger."""
+SWEEP_SECONDS = 1.0
+
+
+class Dispatcher:
+    """Leads while its lease row lasts: publishes, sweeps, and publishes again what Redis has lost.
+
+    Args:
+        database_url: of Postgres; the dispatcher has a connection of its own.
+        broker: to publish.
+        worker_id: of this worker.
+        lease_seconds: of chunks. The leader's own lease is 0.4 of it. Published chunks that nobody claims are given two
+            thirds of it (10 s of 15 s) if Redis holds none of them, four times as long otherwise.
+        poll_seconds: between two looks for new work.
+    """
+
+    def __init__(
+        self, database_url: str, broker: Broker, worker_id: uuid.UUID, lease_seconds: float, poll_seconds: float
+    ) -> None:
+        self._url = database_url
+        self._broker = broker
+        self._worker_id = worker_id
+        self._lease = lease_seconds
+        self._connection: Connection | None = None
+        self._connected_at = 0.0
+        self._swept_at = 0.0
+        self._leads = False
+        self._loop = Loop("dispatcher", self._turn, poll_seconds)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._loop.start()
+
+    def stop(self) -> None:
+        """End the thread and give up the lead, so that another worker takes over at once."""
+        if self._loop.stop(3.0) and self._connection is not None:
+            try:
+                self._connection.execute(query("stop_leading"), {"worker_id": self._worker_id})
+                self._connection.close()
+            except Exception as error:  # noqa: BLE001 - the lead ends by itself
+                log.warning("lead_not_given_up", error=str(error).strip())
+
+    def _turn(self) -> None:
+        try:
+            connection = self._connected()
+            if not self._lead(connection):
+                return
+            self._publish(connection)
+            if time.monotonic() - self._swept_at > SWEEP_SECONDS:
+                self._swept_at = time.monotonic()
+                self._maintain(connection)
+        except BaseException:
+            if self._connection is not None and self._connection.broken:
+                self._connection = None
+            raise
+
+    def _connected(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self._url)
+            self._connected_at = time.monotonic()
+        return self._connection
+
+    def _lead(self, connection: Connection) -> bool:
+        arguments = {"worker_id": self._worker_id, "seconds": max(1.0, 0.4 * self._lease)}
+        row = connection.execute(query("lead"), arguments).fetchone()
+        leads = bool(row and row["lead"])
+        if leads != self._leads:
+            log.info("dispatcher_leads" if leads else "dispatcher_follows")
+        self._leads = leads
+        return leads
+
+    def _publish(self, connection: Connection) -> None:
+        """Take what fits, commit (each statement is its own transaction), then publish."""
+        arguments = {"lease": self._lease, "per_slot": PER_SLOT}
+        messages: dict[str, list[list[int]]] = defaultdict(list)
+        for row in connection.execute(query("take_unpublished"), arguments).fetchall():
+            messages[row["queue"]].append(row["chunk_ids"])
+        for queue, chunks in messages.items():
+            try:
+                self._broker.push(queue, CHUNKS_TASK, [{"chunk_ids": chunk_ids} for chunk_ids in chunks])
+            except BaseException:
+                # Some may have arrived: a duplicate finds nothing to claim.
+                ids = [chunk_id for chunk_ids in chunks for chunk_id in chunk_ids]
+                connection.execute(query("release"), {"chunk_ids": ids, "worker_id": self._worker_id})
+                raise
+            log.debug("published", queue=queue, messages=len(chunks))
+
+    def _maintain(self, connection: Connection) -> None:
+        # After an outage of Postgres every worker looks lost until it had time to beat.
+        if time.monotonic() - self._connected_at > self._lease:
+            row = connection.execute(query("sweep"), {"lease": self._lease, "max_attempts": MAX_ATTEMPTS}).fetchone()
+            if row and row["sweep"]:
+                log.warning("lost_workers_swept", chunks=row["sweep"])
+            connection.execute(query("forget_workers"))
+        self._publish_lost(connection)
+
+    def _publish_lost(self, connection: Connection) -> None:
+        """Redis may lose messages, and workers die with messages in hand; the ledger still has the chunks."""
+        soon, late = self._lease * 2 / 3, self._lease * 4
+        for row in connection.execute(query("waiting_long"), {"seconds": soon, "longest": late}).fetchall():
+            empty = self._broker.waiting(row["queue"]) == 0
+            if empty or row["very_long"]:
+                arguments = {"queue": row["queue"], "seconds": soon if empty else late}
+                again = connection.execute(query("publish_again"), arguments).rowcount
+                log.warning("published_again", queue=row["queue"], chunks=again, redis_was_empty=empty)

@@ -1,0 +1,93 @@
+"""What can go wrong with one item. The class name is what `failed_items.error_class` shows."""
+
+# The names say what is the case ("too many pixels"), as in the rest of the project.
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ItemError(Exception):
+    """Root. The message names the item and is fit to show to a user; `retryable` ones are tried again later."""
+
+    retryable: ClassVar[bool] = False
+
+    @property
+    def error_class(self) -> str:
+        """The short name under which the failure is stored."""
+        return type(self).__name__
+
+
+class UnsupportedSource(ItemError):
+    """A URI of another scheme than file, or one that cannot be a path."""
+
+
+class OutsideMediaRoots(ItemError):
+    """A file that lies, once links are followed, under none of the media roots."""
+
+
+class NotFound(ItemError):
+    """There is no such file."""
+
+
+class PermissionDenied(ItemError):
+    """The worker's user may not read the file."""
+
+
+class NotARegularFile(ItemError):
+    """A folder, pipe, socket or device."""
+
+
+class TooManyBytes(ItemError):
+    """The encoded image is larger than `max_bytes`."""
+
+
+class TooManyPixels(ItemError):
+    """The decoded image would be larger than `max_pixels`."""
+
+
+class TextTooLong(ItemError):
+    """The text is longer than `max_text_chars`."""
+
+
+class NotAnImage(ItemError):
+    """The content is none of the admitted image formats."""
+
+
+class TruncatedImage(ItemError):
+    """The content begins like an image and ends too early."""
+
+
+class BrokenImage(ItemError):
+    """The content is an image that cannot be decoded."""
+
+
+class OutOfMemory(ItemError):
+    """Memory ran out over this one item."""
+
+
+class InvalidInput(ItemError):
+    """The model cannot take this item."""
+
+
+class BadVector(ItemError):
+    """The model gave a vector that is zero or not finite."""
+
+
+class EncodeFailed(ItemError):
+    """The forward failed for this item alone."""
+
+
+class UnsupportedModality(ItemError):
+    """The space does not take items of this modality."""
+
+
+class SourceUnavailable(ItemError):
+    """Reading failed in a way that may pass: an I/O error, a stale mount, a timeout."""
+
+    retryable = True
+
+
+class EngineUnavailable(ItemError):
+    """The engine stopped or broke down while it held the item."""
+
+    retryable = True

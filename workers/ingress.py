@@ -1,0 +1,134 @@
+"""The one guarded place where content enters: sources, limits and digests."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from workers.errors import (
+    NotARegularFile,
+    NotFound,
+    OutsideMediaRoots,
+    PermissionDenied,
+    SourceUnavailable,
+    TextTooLong,
+    TooManyBytes,
+    UnsupportedSource,
+)
+from workers.images import decode_image, limit_pixels
+
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
+"""A pipe does not block the open, and the last part of a resolved path cannot have become a link meanwhile."""
+
+
+class Ingress:
+    """Reads and decodes sources within limits. Safe in threads.
+
+    Args:
+        media_roots: folders under which `file:///` sources may lie, after links and `..` are resolved.
+        max_bytes: of an encoded image.
+        max_pixels: of a decoded image.
+        max_text_chars: of a text.
+    """
+
+    def __init__(self, media_roots: Sequence[Path], max_bytes: int, max_pixels: int, max_text_chars: int) -> None:
+        self._roots = [Path(os.path.realpath(root)) for root in media_roots]
+        self._max_bytes = max_bytes
+        self._max_pixels = max_pixels
+        self._max_text_chars = max_text_chars
+        limit_pixels(max_pixels)
+
+    def read_uri(self, uri: str, name: str) -> bytes:
+        """The bytes of a `file:///` source.
+
+        Raises:
+            ItemError: UnsupportedSource, OutsideMediaRoots, NotFound, NotARegularFile, PermissionDenied, TooManyBytes,
+                or SourceUnavailable, which is worth another try.
+        """
+        path = self._path(uri, name)
+        try:
+            handle = os.open(path, _OPEN)
+        except OSError as error:
+            raise _unreadable(error, uri, name) from error
+        with os.fdopen(handle, "rb") as file:
+            self._check_opened(handle, uri, name)
+            try:
+                data = file.read(self._max_bytes + 1)
+            except OSError as error:
+                raise _unreadable(error, uri, name) from error
+        return self.check_bytes(data, name)
+
+    def check_bytes(self, data: bytes, name: str) -> bytes:
+        """Return the data if it is within `max_bytes`. Raises TooManyBytes."""
+        if len(data) > self._max_bytes:
+            raise TooManyBytes(f"{name} has more than {self._max_bytes} bytes (max_bytes)")
+        return data
+
+    def check_text(self, text: str, name: str) -> str:
+        """Return the text if it is within `max_text_chars`. Raises TextTooLong."""
+        if len(text) > self._max_text_chars:
+            raise TextTooLong(f"{name} has {len(text)} characters, more than {self._max_text_chars} (max_text_chars)")
+        return text
+
+    def decode(self, data: bytes, name: str) -> np.ndarray:
+        """Encoded image to uint8 (height, width, 3), RGB. Raises an ItemError, see `workers.images.decode_image`."""
+        return decode_image(self.check_bytes(data, name), name, self._max_pixels)
+
+    def _path(self, uri: str, name: str) -> Path:
+        """The resolved path of a URI, if it lies under a media root."""
+        parts = urlsplit(uri)
+        if parts.scheme in ("http", "https"):
+            raise UnsupportedSource(f"{name}: {parts.scheme} sources are not served by this version; send the bytes")
+        if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
+            raise UnsupportedSource(f"{name}: the source {uri!r} is not of the form file:///path")
+        # A '?' or '#' that was not escaped belongs to the name of the file.
+        path = unquote(uri.removeprefix("file://"))
+        if "\0" in path:
+            raise UnsupportedSource(f"{name}: the source {uri!r} holds a zero byte")
+        resolved = Path(os.path.realpath(path))
+        if not self._admitted(resolved):
+            raise OutsideMediaRoots(f"{name}: {uri} lies under none of the media roots (SIGHTLINE_MEDIA_ROOTS)")
+        return resolved
+
+    def _admitted(self, resolved: Path) -> bool:
+        return any(resolved.is_relative_to(root) for root in self._roots)
+
+    def _check_opened(self, handle: int, uri: str, name: str) -> None:
+        """Check what was really opened: its kind, size and, where the system tells, that it still lies under a root."""
+        opened = os.fstat(handle)
+        if not stat.S_ISREG(opened.st_mode):
+            raise NotARegularFile(f"{name}: {uri} is not a regular file")
+        if opened.st_size > self._max_bytes:
+            raise TooManyBytes(f"{name} has {opened.st_size} bytes, more than {self._max_bytes} (max_bytes)")
+        try:
+            actual = Path(f"/proc/self/fd/{handle}").readlink()
+        except OSError:
+            return
+        if not self._admitted(Path(str(actual).removesuffix(" (deleted)"))):
+            raise OutsideMediaRoots(f"{name}: {uri} lies under none of the media roots (SIGHTLINE_MEDIA_ROOTS)")
+
+
+def digest_of(content: bytes | str) -> bytes:
+    """sha256 of bytes, or of a text in UTF-8: 32 bytes."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).digest()
+
+
+def _unreadable(
+    error: OSError, uri: str, name: str
+) -> NotFound | PermissionDenied | NotARegularFile | UnsupportedSource | SourceUnavailable:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return NotFound(f"{name}: there is no file {uri}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionDenied(f"{name}: the worker may not read {uri}")
+    if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV):
+        return NotARegularFile(f"{name}: {uri} is not a regular file")
+    if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
+        return UnsupportedSource(f"{name}: {uri} cannot be opened: {error.strerror}")
+    return SourceUnavailable(f"{name}: reading {uri} failed: {error.strerror or error}")

@@ -1,0 +1,78 @@
+"""The ledger as a worker sees it: claim chunks, give them back, give them up."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workers.database import Pool
+from workers.queries import query
+
+MAX_ATTEMPTS = 3
+"""How often a chunk is begun, not counting what restarts and hand-backs cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedChunk:
+    """A chunk under this worker's lease, as of its claim. `fence` guards the writes."""
+
+    chunk_id: int
+    job_id: int
+    item_ids: list[int]
+    space_id: int
+    lane: str
+    attempt: int
+    fence: int
+
+
+class Ledger:
+    """Moves of the ledger, each one short transaction. Safe in threads; raises psycopg.Error."""
+
+    def __init__(self, pool: Pool, worker_id: uuid.UUID) -> None:
+        self._pool = pool
+        self.worker_id = worker_id
+
+    def spaces_of(self, chunk_ids: Sequence[int]) -> dict[int, list[int]]:
+        """Chunk ids by space, of those that nobody has claimed."""
+        with self._pool.connection() as connection:
+            rows = connection.execute(query("spaces_of_chunks"), {"chunk_ids": list(chunk_ids)}).fetchall()
+        return {row["space_id"]: row["chunk_ids"] for row in rows}
+
+    def claim(self, chunk_ids: Sequence[int]) -> list[ClaimedChunk]:
+        """Take what is queued and due of these chunks; a duplicate message finds nothing."""
+        with self._pool.connection() as connection:
+            rows = connection.execute(
+                query("claim"), {"chunk_ids": list(chunk_ids), "worker_id": self.worker_id}
+            ).fetchall()
+        return [ClaimedChunk(**row) for row in rows]
+
+    def release(self, chunk_ids: Sequence[int]) -> None:
+        """Hand chunks back without spending an attempt."""
+        if chunk_ids:
+            with self._pool.connection(timeout=3.0) as connection:
+                connection.execute(query("release"), {"chunk_ids": list(chunk_ids), "worker_id": self.worker_id})
+
+    def postpone(self, chunk_ids: Sequence[int], seconds: float) -> None:
+        """Have unclaimed chunks published again, not before `seconds` from now."""
+        with self._pool.connection() as connection:
+            connection.execute(query("postpone"), {"chunk_ids": list(chunk_ids), "seconds": seconds})
+
+    def fail(self, chunk: ClaimedChunk, error_class: str, message: str) -> str:
+        """After an error of a chunk as a whole: "retried", "failed" (its attempts are spent) or "lost"."""
+        arguments = {"chunk_id": chunk.chunk_id, "fence": chunk.fence, "error_class": error_class, "message": message,
+                     "max_attempts": MAX_ATTEMPTS}  # fmt: skip
+        with self._pool.connection() as connection:
+            row = connection.execute(query("fail_chunk"), arguments).fetchone()
+        return str(row["fail_chunk"]) if row else "lost"
+
+    def close_job(self, job_id: int) -> None:
+        """Close a job if its last chunk is done. The sweeper does so too, later."""
+        with self._pool.connection() as connection:
+            connection.execute(query("close_job"), {"job_id": job_id})
+
+    def running(self) -> set[int]:
+        """Ids of the chunks that the database thinks this worker is working on."""
+        with self._pool.connection() as connection:
+            row = connection.execute(query("running_of_worker"), {"worker_id": self.worker_id}).fetchone()
+        return set(row["coalesce"]) if row else set()

@@ -1,0 +1,147 @@
+-- The worker's SQL. Each statement stands under `-- name:` and is read by workers/queries.py; the ledger's own moves are
+-- functions of the schema (migrations/sql), called by their names.
+
+-- name: spaces_of_chunks
+select c.space_id, array_agg(c.chunk_id order by c.chunk_id) as chunk_ids
+from sightline.chunk c
+where c.chunk_id = any (%(chunk_ids)s) and c.state = 'queued'
+group by c.space_id
+
+-- name: claim
+select c.chunk_id, c.job_id, c.item_ids, c.space_id, c.lane, c.attempt, c.fence
+from sightline.claim(%(chunk_ids)s, %(worker_id)s) c order by c.chunk_id
+
+-- name: release
+select sightline.release(%(chunk_ids)s, %(worker_id)s)
+
+-- name: postpone
+-- Nobody has claimed them; they are published again after a while.
+update sightline.chunk set published_at = null, run_at = clock_timestamp() + %(seconds)s * interval '1 second'
+where chunk_id = any (%(chunk_ids)s) and state = 'queued'
+
+-- name: fail_chunk
+select sightline.fail_chunk(%(chunk_id)s, %(fence)s, %(error_class)s, %(message)s, %(max_attempts)s)
+
+-- name: close_job
+select sightline.close_job(%(job_id)s)
+
+-- name: running_of_worker
+select coalesce(array_agg(chunk_id), '{}') from sightline.chunk where state = 'running' and worker_id = %(worker_id)s
+
+-- name: load_items
+-- `encoded`: a vector of the present content is there already, of an earlier delivery or another job.
+select i.item_id, i.generation, i.modality, i.external_id, i.uri, i.text, i.digest, i.blob_digest, octet_length(b.bytes) as blob_bytes,
+       exists (select from sightline.embedding e where e.space_id = %(space_id)s and e.item_id = i.item_id and e.slot = 0
+               and e.generation = i.generation and e.modality = i.modality) as encoded
+from sightline.item i left join sightline.blob b on b.digest = i.blob_digest
+where i.item_id = any (%(item_ids)s) order by i.item_id
+
+-- name: load_blobs
+select digest, bytes from sightline.blob where digest = any (%(digests)s)
+
+-- name: reusable_vectors
+-- Vectors of the same content, of whatever item.
+select distinct on (i.modality, i.digest) i.modality, i.digest, e.norm, e.vec
+from sightline.item i
+join sightline.embedding e on e.space_id = %(space_id)s and e.item_id = i.item_id and e.slot = 0 and e.generation = i.generation
+                          and e.modality = i.modality
+where i.digest = any (%(digests)s)
+
+-- name: lock_chunks
+select chunk_id, state, worker_id, fence from sightline.chunk where chunk_id = any (%(chunk_ids)s) order by chunk_id for update
+
+-- name: write_digests
+-- What was learnt of the content of files. A file that is another than its digest says changed without a word to sightline: that is a
+-- new generation, or vectors of the old content would pass for vectors of the new one.
+with given as (
+  select * from unnest(%(item_ids)s::bigint[], %(generations)s::int[], %(digests)s::bytea[]) g(item_id, generation, digest)
+), locked as (
+  select i.item_id from sightline.item i join given g on g.item_id = i.item_id
+  where i.generation = g.generation and i.digest is distinct from g.digest order by i.item_id for no key update of i
+)
+update sightline.item i set digest = g.digest, generation = i.generation + (i.digest is not null)::int, updated_at = now()
+from given g join locked l on l.item_id = g.item_id where i.item_id = g.item_id
+
+-- name: lock_items
+-- Which items are still there; none of them is deleted before this transaction ends.
+select item_id, generation, digest from sightline.item where item_id = any (%(item_ids)s) order by item_id for key share
+
+-- name: create_flush_table
+create temp table if not exists sightline_flush on commit delete rows as
+select item_id, generation, norm, modality, vec from sightline.embedding with no data
+
+-- name: copy_vectors
+copy pg_temp.sightline_flush (item_id, generation, norm, modality, vec) from stdin (format binary)
+
+-- name: upsert_vectors
+insert into sightline.embedding (space_id, item_id, slot, generation, norm, modality, vec)
+select %(space_id)s, f.item_id, 0, f.generation, f.norm, f.modality, f.vec from pg_temp.sightline_flush f order by f.item_id
+on conflict (space_id, item_id, slot) do update set
+  generation = excluded.generation, norm = excluded.norm, modality = excluded.modality, embedded_at = excluded.embedded_at, vec = excluded.vec
+where embedding.generation <= excluded.generation
+
+-- name: insert_failures
+insert into sightline.failure (job_id, chunk_id, item_id, generation, external_id, error_class, message, attempt)
+select * from unnest(%(job_ids)s::bigint[], %(chunk_ids)s::bigint[], %(item_ids)s::bigint[], %(generations)s::int[], %(external_ids)s::text[],
+                     %(error_classes)s::text[], %(messages)s::text[], %(attempts)s::smallint[])
+
+-- name: move_items
+-- Items to be tried again, after 1, 2, 4 ... seconds with jitter.
+insert into sightline.chunk (job_id, item_ids, space_id, queue, lane, attempt, run_at)
+select c.job_id, %(item_ids)s, c.space_id, c.queue, c.lane, c.attempt + 1,
+       clock_timestamp() + least(60, 2 ^ c.attempt) * (0.5 + random()) * interval '1 second'
+from sightline.chunk c where c.chunk_id = %(chunk_id)s
+
+-- name: close_chunks
+update sightline.chunk c set state = 'done', worker_id = null, finished_at = clock_timestamp(),
+  n_done = v.n_done, n_failed = v.n_failed, n_skipped = v.n_skipped, n_moved = v.n_moved
+from unnest(%(chunk_ids)s::bigint[], %(done)s::int[], %(failed)s::int[], %(skipped)s::int[], %(moved)s::int[])
+     v(chunk_id, n_done, n_failed, n_skipped, n_moved)
+where c.chunk_id = v.chunk_id
+
+-- name: served_spaces
+select space_id, name, model, revision, dim, modalities, pool, passport from sightline.space
+where 'encode' || coalesce('.' || pool, '') = any (%(queues)s) order by space_id
+
+-- name: space_by_id
+select space_id, name, model, revision, dim, modalities, pool, passport from sightline.space where space_id = %(space_id)s
+
+-- name: space_by_name
+select s.space_id, s.name, s.model, s.revision, s.dim, s.modalities, s.pool, s.passport from sightline.space s
+where s.name = %(name)s or s.space_id = (select a.space_id from sightline.space_alias a where a.alias = %(name)s)
+order by (s.name = %(name)s) desc limit 1
+
+-- name: beat
+insert into sightline.worker as w (worker_id, name, pid, slots, free_slots, queues, models)
+values (%(worker_id)s, %(name)s, %(pid)s, %(slots)s, %(free_slots)s, %(queues)s, %(models)s)
+on conflict (worker_id) do update set
+  free_slots = excluded.free_slots, queues = excluded.queues, models = excluded.models, seen_at = clock_timestamp()
+
+-- name: worker_stopped
+update sightline.worker set stopped_at = clock_timestamp(), seen_at = clock_timestamp(), queues = '{}', free_slots = 0
+where worker_id = %(worker_id)s
+
+-- name: lead
+select sightline.lead('dispatcher', %(worker_id)s, %(seconds)s * interval '1 second')
+
+-- name: stop_leading
+delete from sightline.leader where role = 'dispatcher' and worker_id = %(worker_id)s
+
+-- name: take_unpublished
+select queue, chunk_ids from sightline.take_unpublished(%(lease)s * interval '1 second', %(per_slot)s)
+
+-- name: sweep
+select sightline.sweep(%(lease)s * interval '1 second', %(max_attempts)s)
+
+-- name: waiting_long
+select queue, bool_or(published_at < clock_timestamp() - %(longest)s * interval '1 second') as very_long
+from sightline.chunk where state = 'queued' and published_at < clock_timestamp() - %(seconds)s * interval '1 second'
+group by queue
+
+-- name: publish_again
+update sightline.chunk set published_at = null
+where state = 'queued' and queue = %(queue)s and published_at < clock_timestamp() - %(seconds)s * interval '1 second'
+
+-- name: forget_workers
+delete from sightline.worker w where w.seen_at < clock_timestamp() - interval '1 day'
+and not exists (select from sightline.chunk c where c.state = 'running' and c.worker_id = w.worker_id)

@@ -1,0 +1,155 @@
+"""The spaces that this worker serves: their models, loaded once each, checked against the stored passports."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from models.encoder import Encoder, load_encoder
+from models.errors import ModelError
+from models.passport import Passport
+from workers.database import Pool
+from workers.engine import Engine
+from workers.queries import query
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 60.0
+"""A space that could not be served is tried again when work comes for it, after this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A space that this worker can encode for."""
+
+    space_id: int
+    name: str
+    modalities: tuple[str, ...]
+    encoder: Encoder
+    engine: Engine
+
+
+class SpaceRefused(Exception):
+    """This worker cannot serve the space; the message says why. Another worker may."""
+
+
+class Spaces:
+    """Loads models in one background thread; nobody else waits for it unless they want to. Safe in threads.
+
+    Args:
+        pool: to read the space table.
+        queues: that this worker consumes; they say which spaces it serves.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+    """
+
+    def __init__(self, pool: Pool, queues: Sequence[str], device: str) -> None:
+        self._pool = pool
+        self._queues = list(queues)
+        self._device = device
+        self._lock = threading.Lock()
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="models")
+        self._spaces: dict[int, Future[Served]] = {}
+        self._refused_at: dict[int, float] = {}
+        self._states: dict[int, dict[str, Any]] = {}
+        self._engines: dict[tuple[str, str | None], tuple[Encoder, Engine]] = {}
+
+    def load_all(self) -> None:
+        """Load the models of all spaces that the queues serve, and wait for them. Refused ones are logged."""
+        with self._pool.connection() as connection:
+            rows = connection.execute(query("served_spaces"), {"queues": self._queues}).fetchall()
+        for future in [self.get(row["space_id"]) for row in rows]:
+            future.exception()
+
+    def get(self, space_id: int) -> Future[Served]:
+        """The space once its model is loaded; fails with SpaceRefused. The first to ask starts the loading."""
+        with self._lock:
+            future = self._spaces.get(space_id)
+            if future is not None and time.monotonic() > self._refused_at.get(space_id, float("inf")) + RETRY_SECONDS:
+                future = None
+            if future is None:
+                self._refused_at.pop(space_id, None)
+                future = self._spaces[space_id] = self._loader.submit(self._load, space_id)
+            return future
+
+    def find(self, name: str) -> Future[Served]:
+        """The space of a name or an alias; aliases are looked up each time, for they move. Raises SpaceRefused."""
+        with self._lock:
+            known = [space_id for space_id, state in self._states.items() if state["space"] == name]
+        if known:
+            return self.get(known[0])
+        with self._pool.connection() as connection:
+            row = connection.execute(query("space_by_name"), {"name": name}).fetchone()
+        if row is None:
+            raise SpaceRefused(f"there is no space {name!r}")
+        return self.get(row["space_id"])
+
+    def describe(self) -> list[dict[str, Any]]:
+        """State of each space, for the worker's row: space, model, state (loading, ready or refused) and detail."""
+        with self._lock:
+            return [dict(state) for _, state in sorted(self._states.items())]
+
+    def close(self) -> None:
+        """Stop the engines; what waits in them fails."""
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        for _, engine in list(self._engines.values()):
+            engine.close()
+
+    def _load(self, space_id: int) -> Served:
+        began = time.monotonic()
+        row: dict[str, Any] = {"name": f"space {space_id}", "model": None}
+        try:
+            with self._pool.connection() as connection:
+                row = connection.execute(query("space_by_id"), {"space_id": space_id}).fetchone() or row
+            if row["model"] is None:
+                raise SpaceRefused(f"there is no space of id {space_id}")
+            self._note(space_id, row, "loading", None)
+            encoder, engine = self._open(row)
+            _check_passport(row, encoder)
+        except BaseException as error:
+            known = isinstance(error, SpaceRefused | ModelError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            log.warning("space_refused", space=row["name"], model=row["model"], reason=reason, exc_info=not known)
+            self._note(space_id, row, "refused", reason)
+            with self._lock:
+                self._refused_at[space_id] = time.monotonic()
+            raise SpaceRefused(f"space {row['name']} is not served by this worker: {reason}") from error
+        self._note(space_id, row, "ready", encoder.device)
+        log.info("space_ready", space=row["name"], model=row["model"], device=encoder.device,
+                 seconds=round(time.monotonic() - began, 2))  # fmt: skip
+        return Served(space_id, row["name"], tuple(row["modalities"]), encoder, engine)
+
+    def _open(self, row: dict[str, Any]) -> tuple[Encoder, Engine]:
+        """The encoder of a space; two spaces of one model share it. Runs in the loader's one thread."""
+        source = row["passport"].get("source")
+        model = row["model"] if source in (None, "hub", "bundled") else source
+        key = (model, row["revision"])
+        if key not in self._engines:
+            encoder = load_encoder(model, revision=row["revision"], device=self._device)
+            self._engines[key] = encoder, Engine(encoder, row["name"])
+        return self._engines[key]
+
+    def _note(self, space_id: int, row: dict[str, Any], state: str, detail: str | None) -> None:
+        with self._lock:
+            self._states[space_id] = {"space": row["name"], "model": row["model"], "state": state, "detail": detail}
+
+
+def _check_passport(row: dict[str, Any], encoder: Encoder) -> None:
+    """Vectors of another model than the space's must never get into it. Raises SpaceRefused with the fields."""
+    if encoder.dim != row["dim"]:
+        raise SpaceRefused(f"its vectors have {row['dim']} dimensions, those of {row['model']} here have {encoder.dim}")
+    try:
+        stored = Passport.from_dict(row["passport"])
+    except ValueError as error:
+        raise SpaceRefused(str(error)) from error
+    differing = encoder.passport.differences(stored)
+    if differing:
+        stated = "; ".join(
+            f"{name}: {getattr(stored, name)} stored, {getattr(encoder.passport, name)} here" for name in differing
+        )
+        raise SpaceRefused(f"its passport differs from the model's ({stated})")

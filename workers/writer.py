@@ -1,0 +1,215 @@
+"""Persists the outcome of one message in one transaction, guarded by the fences of its chunks."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import psycopg
+import structlog
+from pgvector import HalfVector
+
+from workers.database import Connection, Pool
+from workers.errors import ItemError
+from workers.flights import Vector
+from workers.ledger import MAX_ATTEMPTS, ClaimedChunk, Ledger
+from workers.queries import query
+
+log = structlog.get_logger(__name__)
+
+FLUSH_TRIES = 6
+"""How often a flush is tried when the database gets in its way; the pauses add up to about 6 s."""
+_PASSING = (
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.ForeignKeyViolation,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one item.
+
+    Args:
+        generation: of the item when it was loaded.
+        digest: sha256 of the content that was encoded; None if it was not read.
+        vector: the vector to store; None with no error means that the stored one is right already.
+        error: why there is no vector.
+        learnt: the digest is news: the item's row has none or another.
+    """
+
+    item_id: int
+    generation: int
+    modality: str
+    external_id: str
+    digest: bytes | None = None
+    vector: Vector | None = None
+    error: ItemError | None = None
+    learnt: bool = False
+
+
+@dataclass(slots=True)
+class _Flush:
+    """What one transaction writes beside the vectors."""
+
+    counts: dict[int, Counter[str]] = field(default_factory=dict)
+    failures: list[tuple[ClaimedChunk, Outcome]] = field(default_factory=list)
+    moved: dict[int, list[int]] = field(default_factory=dict)
+
+
+class Writer:
+    """Writes outcomes through COPY into a temporary table, and from there in order of the key. Safe in threads."""
+
+    def __init__(self, pool: Pool, ledger: Ledger) -> None:
+        self._pool = pool
+        self._ledger = ledger
+
+    def flush(self, space_id: int, chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome]) -> Counter[str]:
+        """Store the outcomes of chunks of one space and close the chunks; then close jobs that this ended.
+
+        Args:
+            outcomes: by item id. An item without one is counted as skipped: it was deleted.
+
+        Returns:
+            How many items are done, failed, skipped, moved; and `lost`, of chunks that another worker holds by now.
+
+        Raises:
+            psycopg.Error: the database did not take it after `FLUSH_TRIES` tries.
+        """
+        for tries in range(1, FLUSH_TRIES + 1):
+            try:
+                with self._pool.connection() as connection, connection.transaction():
+                    total = self._write(connection, space_id, chunks, outcomes)
+                break
+            except _PASSING as error:
+                # A commit whose answer was lost shows itself on the next try: its chunks are done.
+                if tries == FLUSH_TRIES:
+                    raise
+                log.warning("flush_again", tries=tries, error=f"{type(error).__name__}: {error}".strip())
+                time.sleep(0.1 * 2**tries * random.uniform(0.5, 1.5))  # noqa: S311
+        for job_id in {chunk.job_id for chunk in chunks}:
+            try:
+                self._ledger.close_job(job_id)
+            except psycopg.Error as error:
+                log.warning("job_not_closed", job_id=job_id, error=str(error).strip(), then="the sweeper closes it")
+        return total
+
+    def _write(
+        self, connection: Connection, space_id: int, chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome]
+    ) -> Counter[str]:
+        mine = self._still_mine(connection, chunks)
+        total = Counter(lost=sum(len(chunk.item_ids) for chunk in chunks if chunk not in mine))
+        if not mine:
+            return total
+        wanted = sorted({item_id for chunk in mine for item_id in chunk.item_ids})
+        known = [outcomes[item_id] for item_id in wanted if item_id in outcomes]
+        _write_digests(connection, [outcome for outcome in known if outcome.learnt])
+        rows = connection.execute(query("lock_items"), {"item_ids": wanted}).fetchall()
+        present = {row["item_id"]: (row["generation"], row["digest"]) for row in rows}
+        _write_vectors(connection, space_id, [outcome for outcome in known if outcome.item_id in present], present)
+        flush = _sort_out(mine, {o.item_id: o for o in known if o.item_id in present})
+        _write_failures(connection, flush.failures)
+        for chunk_id, item_ids in flush.moved.items():
+            connection.execute(query("move_items"), {"chunk_id": chunk_id, "item_ids": item_ids})
+        connection.execute(
+            query("close_chunks"),
+            {"chunk_ids": list(flush.counts)}
+            | {
+                what: [counts[what] for counts in flush.counts.values()]
+                for what in ("done", "failed", "skipped", "moved")
+            },
+        )
+        return sum(flush.counts.values(), total)
+
+    def _still_mine(self, connection: Connection, chunks: Sequence[ClaimedChunk]) -> list[ClaimedChunk]:
+        """The chunks whose lease still holds; their rows stay locked until the end of the transaction."""
+        rows = connection.execute(query("lock_chunks"), {"chunk_ids": [c.chunk_id for c in chunks]}).fetchall()
+        found = {row["chunk_id"]: row for row in rows}
+        mine = []
+        for chunk in chunks:
+            row = found.get(chunk.chunk_id)
+            if (
+                row
+                and row["state"] == "running"
+                and row["worker_id"] == self._ledger.worker_id
+                and row["fence"] == chunk.fence
+            ):
+                mine.append(chunk)
+            else:
+                log.warning(
+                    "chunk_lost", chunk_id=chunk.chunk_id, fence=chunk.fence, now=row and dict(row, worker_id=None)
+                )
+        return mine
+
+
+def _sort_out(chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome]) -> _Flush:
+    """Count each chunk's items, and say which fail and which are tried again."""
+    flush = _Flush()
+    for chunk in chunks:
+        counts = flush.counts[chunk.chunk_id] = Counter()
+        for item_id in chunk.item_ids:
+            outcome = outcomes.get(item_id)
+            if outcome is None:
+                counts["skipped"] += 1
+            elif outcome.error is None:
+                counts["done"] += 1
+            elif outcome.error.retryable and chunk.attempt + 1 < MAX_ATTEMPTS:
+                counts["moved"] += 1
+                flush.moved.setdefault(chunk.chunk_id, []).append(item_id)
+            else:
+                counts["failed"] += 1
+                flush.failures.append((chunk, outcome))
+    return flush
+
+
+def _write_digests(connection: Connection, outcomes: Sequence[Outcome]) -> None:
+    if outcomes:
+        columns: dict[str, list[Any]] = {
+            "item_ids": [o.item_id for o in outcomes],
+            "generations": [o.generation for o in outcomes],
+            "digests": [o.digest for o in outcomes],
+        }
+        connection.execute(query("write_digests"), columns)
+
+
+def _write_vectors(
+    connection: Connection, space_id: int, outcomes: Sequence[Outcome], present: Mapping[int, tuple[int, bytes | None]]
+) -> None:
+    stored = [outcome for outcome in outcomes if outcome.vector is not None]
+    if not stored:
+        return
+    connection.execute(query("create_flush_table"))
+    with connection.cursor() as cursor, cursor.copy(query("copy_vectors")) as copy:
+        copy.set_types(["int8", "int4", "float4", "text", "halfvec"])
+        for outcome in stored:
+            assert outcome.vector is not None
+            generation, digest = present[outcome.item_id]
+            if digest is None or digest != outcome.digest:
+                generation = outcome.generation  # of older content: must not pass for the present one
+            copy.write_row(
+                (outcome.item_id, generation, outcome.vector.norm, outcome.modality,
+                 HalfVector(outcome.vector.values.astype(np.float16)))
+            )  # fmt: skip
+    connection.execute(query("upsert_vectors"), {"space_id": space_id})
+
+
+def _write_failures(connection: Connection, failures: Sequence[tuple[ClaimedChunk, Outcome]]) -> None:
+    if failures:
+        columns: dict[str, list[Any]] = {
+            "job_ids": [chunk.job_id for chunk, _ in failures],
+            "chunk_ids": [chunk.chunk_id for chunk, _ in failures],
+            "item_ids": [outcome.item_id for _, outcome in failures],
+            "generations": [outcome.generation for _, outcome in failures],
+            "external_ids": [outcome.external_id for _, outcome in failures],
+            "error_classes": [outcome.error.error_class for _, outcome in failures if outcome.error],
+            "messages": [str(outcome.error).replace("\0", "") for _, outcome in failures],
+            "attempts": [chunk.attempt + 1 for chunk, _ in failures],
+        }
+        connection.execute(query("insert_failures"), columns)

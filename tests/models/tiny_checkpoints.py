@@ -1,0 +1,149 @@
+"""Small random checkpoints in the formats of the hub, and what transformers itself computes with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.utils import logging
+
+CORPUS = ["a photo of a red cube", "two small green spheres left of a large blue cone", "RED shoes!", "the cat"] * 8
+CONTEXT, SIDE, DIM = 16, 32, 24
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+torch.set_num_threads(1)
+logging.disable_progress_bar()
+
+
+@cache  # trained once: ties between merges fall differently from one training to the next
+def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=560, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    vocabulary: dict[str, int] = model["vocab"]
+    for character in sorted(alphabet):
+        vocabulary.setdefault(f"{character}</w>", len(vocabulary))
+    for special in ("<|startoftext|>", "<|endoftext|>"):
+        vocabulary[special] = len(vocabulary)
+    return vocabulary, [tuple(pair) for pair in model["merges"]]
+
+
+def random_model(architecture: type, config: Any, seed: int) -> Any:
+    """The same weights for the same seed, large enough that a wrong activation, mask or pixel shows in the vectors."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model = architecture(config).eval()
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(std=0.15)
+    return model
+
+
+def build_clip(folder: Path, *, hidden_act: str = "quick_gelu", legacy_end: bool = False, seed: int = 0) -> Path:
+    vocabulary, merges = dict(clip_vocabulary()[0]), list(clip_vocabulary()[1])
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT)
+    end = 2 if legacy_end else tokenizer.eos_token_id
+    config = CLIPConfig(
+        text_config={
+            **TOWER, "vocab_size": len(vocabulary), "max_position_embeddings": CONTEXT, "hidden_act": hidden_act,
+            "bos_token_id": tokenizer.bos_token_id, "eos_token_id": end,
+        },
+        vision_config={**TOWER, "image_size": SIDE, "patch_size": 8, "hidden_act": hidden_act},
+        projection_dim=DIM,
+    )  # fmt: skip
+    model = random_model(CLIPModel, config, seed)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+    CLIPImageProcessorPil(**sizes).save_pretrained(folder)
+    return folder
+
+
+@cache
+def siglip_tokenizer() -> str:
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<pad>", "</s>", "<unk>"], show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer.to_str()
+
+
+def build_siglip(folder: Path, *, masked: bool = False, padding_side: str = "right", resample: int = 3) -> Path:
+    tokenizer = Tokenizer.from_str(siglip_tokenizer())
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>", unk_token="<unk>", model_max_length=CONTEXT,
+        model_input_names=["input_ids", "attention_mask"] if masked else ["input_ids"], padding_side=padding_side,
+    )  # fmt: skip
+    save_siglip(folder, vocabulary=tokenizer.get_vocab_size(), resample=resample)
+    wrapped.save_pretrained(folder)
+    return folder
+
+
+def save_siglip(folder: Path, vocabulary: int, resample: int = 3) -> None:
+    """A SigLIP checkpoint without its tokenizer."""
+    config = SiglipConfig(
+        text_config={
+            **TOWER, "vocab_size": vocabulary, "max_position_embeddings": CONTEXT,
+            "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
+        },
+        vision_config={**TOWER, "image_size": SIDE, "patch_size": 8},
+    )  # fmt: skip
+    model = random_model(SiglipModel, config, seed=1)
+    model.save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, resample=resample).save_pretrained(folder)
+
+
+def own_images(folder: Path, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Image vectors by transformers' own processor and model."""
+    clip = json.loads((folder / "config.json").read_text())["model_type"] == "clip"
+    processor = (CLIPImageProcessorPil if clip else SiglipImageProcessorPil).from_pretrained(folder)
+    model = (CLIPModel if clip else SiglipModel).from_pretrained(folder).eval()
+    with torch.inference_mode():
+        pixels = processor(list(images), return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+        return model.get_image_features(pixel_values=pixels).pooler_output.numpy()
+
+
+def own_texts(folder: Path, texts: Sequence[str]) -> np.ndarray:
+    """Text vectors by transformers' own tokenizer and model, padded as its documentation says for each kind."""
+    clip = json.loads((folder / "config.json").read_text())["model_type"] == "clip"
+    model = (CLIPModel if clip else SiglipModel).from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    padding = "longest" if clip else "max_length"
+    ids = tokenizer(list(texts), padding=padding, truncation=True, max_length=CONTEXT, return_tensors="pt")
+    with torch.inference_mode():
+        return model.get_text_features(**ids).pooler_output.numpy()
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def copy_of(source: Path, target: Path) -> Path:
+    target.mkdir()
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target

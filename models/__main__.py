@@ -1,0 +1,43 @@
+"""`python -m models`: what the CLI of sightline asks of the models, as a process of its own."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from models.errors import ModelError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+_CONFIGURATION = 3  # exit code of the whole project for "configuration or service missing"
+
+
+@app.callback()
+def main() -> None:
+    """Models of sightline, without the rest of it."""
+
+
+@app.command()
+def passport(
+    model: Annotated[str, typer.Option(help="A hub id, a folder, or 'bundled'.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+    device: Annotated[str, typer.Option(help="Where it would run: auto, cpu, cuda or cuda:1.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default as the device.")] = None,
+) -> None:
+    """Print the passport of a model's embedding space as JSON. Reads the weights, but does not load them."""
+    try:
+        from models.device import pick_device, pick_dtype
+        from models.pipeline import open_pipeline
+
+        number_format = pick_dtype(dtype, pick_device(device))
+        found = open_pipeline(model, revision).passport(number_format)
+    except ModelError as error:
+        typer.echo(f"models: {error}", err=True)
+        raise typer.Exit(_CONFIGURATION) from error
+    typer.echo(json.dumps(found.to_dict(), ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m models")

@@ -14,7 +14,15 @@ from models.encoder import load_encoder
 from models.errors import BrokenCheckpoint, MissingLibrary, ModelNotFound, UnsafeCheckpoint, UnsupportedModel
 from models.pipeline import open_pipeline
 from models.scenes.card import digests
-from tests.models.tiny_checkpoints import CORPUS, SIDE, copy_of, save_siglip, unit
+from tests.models.tiny_checkpoints import (
+    CORPUS,
+    SIDE,
+    build_sentencepiece_siglip,
+    copy_of,
+    own_texts,
+    save_siglip,
+    unit,
+)
 
 
 def edit(path: Path, **changes: object) -> None:
@@ -189,12 +197,21 @@ def test_fixed_resolution_siglip2_is_lower_cased_as_it_was_trained(tmp_path: Pat
     assert encoder.passport.text_padding == "16, right, id 0, not masked"
 
 
-@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is installed here")
-def test_a_tokenizer_that_needs_sentencepiece_says_what_to_install(siglip: Path, tmp_path: Path) -> None:
-    folder = copy_of(siglip, tmp_path / "spm")
-    edit(folder / "tokenizer_config.json", tokenizer_class="SiglipTokenizer")
-    with pytest.raises(MissingLibrary, match="pip install sentencepiece protobuf"):
-        open_pipeline(str(folder))
+def test_siglip_reads_sentencepiece_or_says_what_to_install(siglip: Path, tmp_path: Path) -> None:
+    """The tokenizer that google/siglip-* name. Both halves are the behaviour of one installation or another."""
+    folder = tmp_path / "spm"
+    if find_spec("sentencepiece") is None:
+        copy_of(siglip, folder)
+        edit(folder / "tokenizer_config.json", tokenizer_class="SiglipTokenizer")
+        with pytest.raises(MissingLibrary, match="pip install sentencepiece protobuf"):
+            open_pipeline(str(folder))
+        return
+    build_sentencepiece_siglip(folder)
+    texts = ["a photo of a RED cube!", "", "the cat", "x " * 60]
+    encoder = load_encoder(str(folder), device="cpu")
+    ours = encoder.encode_texts([encoder.prepare_text(text) for text in texts])
+    assert abs(ours - own_texts(folder, texts)).max() < 1e-4
+    assert encoder.prepare_text("A RED cube!") == encoder.prepare_text("a red cube")
 
 
 def test_weights_must_be_the_ones_of_the_card_beside_them(copied: Path) -> None:

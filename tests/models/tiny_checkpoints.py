@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from functools import cache
@@ -115,6 +116,23 @@ def save_siglip(folder: Path, vocabulary: int, resample: int = 3) -> None:
     model = random_model(SiglipModel, config, seed=1)
     model.save_pretrained(folder)
     SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, resample=resample).save_pretrained(folder)
+
+
+def build_sentencepiece_siglip(folder: Path) -> Path:
+    import sentencepiece
+    from transformers import SiglipTokenizer
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS * 20), model_writer=model, vocab_size=36, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+        minloglevel=2,
+    )  # fmt: skip
+    save_siglip(folder, vocabulary=36)
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    SiglipTokenizer(
+        vocab_file=str(folder / "spiece.model"), model_input_names=["input_ids"], model_max_length=CONTEXT
+    ).save_pretrained(folder)
+    return folder
 
 
 def own_images(folder: Path, images: Sequence[np.ndarray]) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.syntax import Syntax
 
 from sightline.cli.ingest import read_jsonl, report
@@ -96,8 +97,6 @@ class _Demo:
         index_space(self.client.database, self.space)
         sections = [self._search(text) for text in self.queries]
         sections.append(self._search_by_image(sections[0].hits))
-        if self.images is None:
-            self._judge(sections)
         self._plain_sql(sections[0])
         write_contact_sheet(self.client, sheet, f"sightline demo: {self.collection}", self._model_line(), sections)
         out.print(f"\ncontact sheet: {sheet.resolve()}")
@@ -147,9 +146,11 @@ class _Demo:
         began = time.perf_counter()
         hits = self.client.search(text=text, k=HITS, collection=self.collection, space=self.space)
         milliseconds = 1000 * (time.perf_counter() - began)
-        out.print(f"\n[bold]{text}[/bold]  [dim]{milliseconds:.0f} ms[/dim]")
-        print_hits(hits)
-        return Section(text, None, hits)
+        section = Section(text, None, hits, _right(text, hits) if self.images is None else [])
+        verdict = f", {sum(section.right)} of {len(hits)} hits are right by the scenes' truth" if section.right else ""
+        out.print(f"\n[bold]{escape(text)}[/bold]  ({milliseconds:.0f} ms{verdict})")
+        print_hits(hits, section.right)
+        return section
 
     def _search_by_image(self, hits: Hits) -> Section:
         """Search with the picture of the first hit; the hit itself comes first, its likes follow."""
@@ -158,23 +159,9 @@ class _Demo:
         picture = self.client.image_bytes(hits[0].item_id)
         found = self.client.search(image=picture, k=HITS, collection=self.collection, space=self.space)
         title = f"images like {hits[0].external_id}"
-        out.print(f"\n[bold]{title}[/bold]")
+        out.print(f"\n[bold]{escape(title)}[/bold]")
         print_hits(found)
         return Section(title, hits[0], found)
-
-    def _judge(self, sections: list[Section]) -> None:
-        """How many hits are right by the truth of the scenes."""
-        out.print()
-        for section in sections:
-            claim = SCENE_QUERIES.get(section.title)
-            if claim is None or not section.hits:
-                continue
-            marks = [
-                any(all(thing[key] == value for key, value in claim.items()) for thing in hit.metadata["things"])
-                for hit in section.hits
-            ]
-            section.right = marks
-            out.print(f"{section.title}: {sum(marks)} of {len(marks)} hits are right by the scenes' truth")
 
     def _plain_sql(self, section: Section) -> None:
         """The first query again, as SQL alone: the query text is a stored item, its vector a row."""
@@ -189,8 +176,19 @@ class _Demo:
             "join sightline.item i using (item_id) order by n.distance;"
         )
         out.print('\nthe first query as SQL, for psql "$(sightline dsn)" while `sightline up` runs:')
-        out.print(Syntax(statement, "sql", background_color="default"))
+        out.print(Syntax(statement, "sql", background_color="default", word_wrap=False))
         with self.client.database.transaction() as connection:
             rows = connection.execute(statement).fetchall()
         same = [row[0] for row in rows] == [hit.external_id for hit in section.hits]
         out.print(f"it returns the same {len(rows)} images" if same else f"it returns {[row[0] for row in rows]}")
+
+
+def _right(text: str, hits: Hits) -> list[bool]:
+    """Whether each hit shows what the query claims, by the truth of its scene; nothing for a query of the user's own."""
+    claim = SCENE_QUERIES.get(text)
+    if claim is None:
+        return []
+    return [
+        any(all(thing[key] == value for key, value in claim.items()) for thing in hit.metadata["things"])
+        for hit in hits
+    ]

@@ -18,7 +18,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 SpaceOption = Annotated[str, typer.Option(help="Name or alias of the space.")]
 CollectionOption = Annotated[str | None, typer.Option(help="Only this collection.")]
 
-out = Console()
+# A pipe has no width to wrap to; a table cut at 80 columns there would be of no use.
+out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True)
 
 
@@ -35,11 +36,13 @@ def _plain(value: Any) -> Any:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
     """Print rows as a table, or a sentence when there are none."""
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for number, column in enumerate(columns, 1):
+        table.add_column(column, no_wrap=True, overflow="ellipsis" if number == len(columns) else "fold")
     for row in rows:
         table.add_row(*("" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
     if table.row_count:
-        out.print(table, soft_wrap=True)
+        out.print(table)
     else:
         out.print(empty)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,13 +46,14 @@ def search(
     print_hits(hits)
 
 
-def print_hits(hits: Hits) -> None:
-    """A table of hits, with a word on what the answer lacks."""
-    rows = [
-        (f"{hit.score:.3f}", hit.item_id, hit.external_id, hit.collection, hit.text or summary(hit.metadata))
-        for hit in hits
-    ]
-    print_table(["score", "item", "external_id", "collection", "content"], rows, empty="nothing found")
+def print_hits(hits: Hits, right: Sequence[bool] = ()) -> None:
+    """A table of hits, with a word on what the answer lacks; `right` marks each hit where the truth is known."""
+    columns = ["score", "item", "external_id", "content"]
+    rows = [(f"{hit.score:.3f}", hit.item_id, hit.external_id, hit.text or summary(hit.metadata)) for hit in hits]
+    if right:
+        columns.insert(0, "right")
+        rows = [("yes" if is_right else "no", *row) for is_right, row in zip(right, rows, strict=True)]  # type: ignore[misc]
+    print_table(columns, rows, empty="nothing found")
     if hits.truncated:
         err.print("the query text was longer than the model reads: its end was ignored")
     if hits.status == "scan_limit":

@@ -25,6 +25,7 @@ def spawn(
     *,
     death_signal: signal.Signals,
     account: Account | None = None,
+    env: Mapping[str, str] | None = None,
     **popen: Any,
 ) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own, as `account`; the kernel sends it `death_signal` when we die (Linux).
@@ -36,9 +37,10 @@ def spawn(
     if program is None:
         raise ServiceMissing(f"cannot start {command[0]!r}: no such program")
     who = account or Account(-1, -1)
+    variables = os.environ if env is None else env
     tether = [sys.executable, "-I", "-S", str(_TETHER), str(int(death_signal)), str(os.getpid())]
-    words = [*tether, str(who.uid), str(who.gid), str(Path(program).absolute()), *command[1:]]
-    return _spawner.start_process(words, popen)
+    words = [*tether, str(who.uid), str(who.gid), "=".join(variables), str(Path(program).absolute()), *command[1:]]
+    return _spawner.start_process(words, {**popen, "env": {**os.environ, **variables}})
 
 
 class _Spawner:

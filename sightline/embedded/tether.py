@@ -1,7 +1,8 @@
-"""Exec a command that dies with its parent: `python -I -S tether.py SIGNAL PARENT UID GID COMMAND...`.
+"""Exec a command that dies with its parent: `python -I -S tether.py SIGNAL PARENT UID GID NAMES COMMAND...`.
 
 A script of its own, on the standard library alone: it runs after the fork and before the real program, in a process
-with one thread, which makes it safe where a `preexec_fn` is not. UID -1 keeps the account. The process keeps its pid.
+with one thread, which makes it safe where a `preexec_fn` is not. UID -1 keeps the account. NAMES are the variables that the
+command gets, with `=` between them: this interpreter itself may need others to find its libraries. The pid stays the same.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ PR_SET_PDEATHSIG = 1
 def main(arguments: list[str]) -> None:
     """Drop the account, arm the death signal, restore the signals that Python changed, then become the command."""
     death_signal, parent, uid, gid = map(int, arguments[:4])
-    command = arguments[4:]
+    names, *command = arguments[4:]
     if uid >= 0:
         os.setgroups([])
         os.setgid(gid)
@@ -31,7 +32,8 @@ def main(arguments: list[str]) -> None:
         signal.signal(changed, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     try:
-        os.execv(command[0], command)  # noqa: S606 - the absolute path comes from process.spawn
+        environment = {name: os.environ[name] for name in names.split("=") if name}
+        os.execve(command[0], command, environment)  # noqa: S606 - the absolute path comes from spawner.spawn
     except OSError as error:
         sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         sys.exit(127 if isinstance(error, FileNotFoundError) else 126)

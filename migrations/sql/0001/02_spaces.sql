@@ -57,7 +57,9 @@ begin
                       '; ' order by k)
     into differing
     from (select jsonb_object_keys(made.passport || create_space.passport)) as keys(k)
-    where made.passport->k is distinct from create_space.passport->k and k not in ('libraries', 'source');
+    where made.passport->k is distinct from create_space.passport->k
+      -- Names, places, versions and precision do not make vectors incomparable; digests decide (models/passport.py).
+      and k not in ('model', 'revision', 'source', 'libraries', 'dtype', 'image_pipeline');
     if made.dim <> create_space.dim then
       differing := concat_ws('; ', format('dimension: %s here, %s given', made.dim, create_space.dim), differing);
     end if;

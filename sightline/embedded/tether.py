@@ -1,8 +1,8 @@
 """Exec a command that dies with its parent: `python -I -S tether.py SIGNAL PARENT UID GID NAMES COMMAND...`.
 
 A script of its own, on the standard library alone: it runs after the fork and before the real program, in a process
-with one thread, which makes it safe where a `preexec_fn` is not. UID -1 keeps the account. NAMES are the variables that the
-command gets, with `=` between them: this interpreter itself may need others to find its libraries. The pid stays the same.
+with one thread, which makes it safe where a `preexec_fn` is not. UID -1 keeps the account. NAMES are the variables that
+the command gets, with `=` between them: this interpreter itself may need others to find its libraries. The pid stays.
 """
 
 from __future__ import annotations

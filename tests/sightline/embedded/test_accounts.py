@@ -45,26 +45,35 @@ def private() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def _interpreter_for(account: Account) -> str:
-    """Return a Python that another user can run: ours, or one of the system that can load our packages."""
-    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    packages = [Path(psycopg.__file__), Path(binaries.__file__)]
-    for program in (Path(sys.executable), Path("/usr/local/bin", name), Path("/usr/bin", name)):
-        if program.exists() and account.can("x", [program]) and account.can("r", packages):
-            return str(program)
-    pytest.skip("this checkout, or each Python of its version, lies in a private folder: no other user can run it")
+def _interpreter_for(account: Account, folder: Path) -> Path:
+    """Return a Python that another user can run: ours, or a copy in `folder` when ours lies in a private one."""
+    ours = Path(sys.executable)
+    if account.can("x", [ours]) and account.can("r", [Path(os.__file__)]):
+        return ours
+    base, name = Path(sys.base_prefix), f"python{sys.version_info.major}.{sys.version_info.minor}"
+    skip = shutil.ignore_patterns("site-packages", "test", "config-*", "idlelib", "ensurepip")
+    shutil.copytree(base / "lib" / name, folder / "lib" / name, ignore=skip)
+    for library in base.glob("lib/libpython*"):
+        shutil.copy(library, folder / "lib")
+    (folder / "bin").mkdir()
+    return Path(shutil.copy(base / "bin" / name, folder / "bin"))
 
 
 def test_plain_user_with_a_private_home(private: Path) -> None:
-    program, user, who = sys.executable, pwd.getpwuid(os.geteuid()), {}
+    program, user, who = Path(sys.executable), pwd.getpwuid(os.geteuid()), {}
+    packages = [Path(psycopg.__file__), Path(binaries.__file__)]
     if os.geteuid() == 0:
         user = pwd.getpwnam("nobody")
         account = Account(user.pw_uid, user.pw_gid)
-        program = _interpreter_for(account)
+        if not account.can("r", packages):
+            pytest.skip("this checkout or its virtual environment lies in a private folder: no other user can run it")
+        program = _interpreter_for(account, private / "python")
         account.own(private)
         who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    paths = [str(Path(psycopg.__file__).parents[1]), str(Path(binaries.__file__).parents[2])]
-    environment = {"HOME": str(private), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(paths)}
+    paths = os.pathsep.join([str(packages[0].parents[1]), str(packages[1].parents[2])])
+    environment = {**os.environ, "HOME": str(private), "PYTHONPATH": paths}
+    if program.is_relative_to(private):
+        environment["LD_LIBRARY_PATH"] = str(private / "python" / "lib")
     command = [program, "-c", USER]
     done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False, **who)
     assert done.stdout.splitlines() == [f"{user.pw_uid} 42 {user.pw_name}", "['lock']"], done.stderr

@@ -57,12 +57,14 @@ class Ingress:
             handle = os.open(path, _OPEN)
         except OSError as error:
             raise _unreadable(error, uri, name) from error
-        with os.fdopen(handle, "rb") as file:
+        try:
             self._check_opened(handle, uri, name)
-            try:
+            with open(handle, "rb", closefd=False) as file:
                 data = file.read(self._max_bytes + 1)
-            except OSError as error:
-                raise _unreadable(error, uri, name) from error
+        except OSError as error:
+            raise _unreadable(error, uri, name) from error
+        finally:
+            os.close(handle)
         return self.check_bytes(data, name)
 
     def check_bytes(self, data: bytes, name: str) -> bytes:

@@ -47,6 +47,10 @@ join sightline.embedding e on e.space_id = %(space_id)s and e.item_id = i.item_i
                           and e.modality = i.modality
 where i.digest = any (%(digests)s)
 
+-- name: limit_waiting
+-- A transaction of somebody else that holds an item for long costs a retry, not the slot.
+set local lock_timeout = '5s'
+
 -- name: lock_chunks
 select chunk_id, state, worker_id, fence from sightline.chunk where chunk_id = any (%(chunk_ids)s) order by chunk_id for update
 

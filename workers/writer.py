@@ -86,6 +86,7 @@ class Writer:
         for tries in range(1, FLUSH_TRIES + 1):
             try:
                 with self._pool.connection() as connection, connection.transaction():
+                    connection.execute(query("limit_waiting"))
                     total = self._write(connection, space_id, chunks, outcomes)
                 break
             except _PASSING as error:

@@ -93,6 +93,13 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def settings(database_url: str, media: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """As in the whole suite, and with files under `media` left where they are."""
+    prefix = f"{database_url.rsplit('/', 1)[1].split('?', maxsplit=1)[0]}:"
+    return Settings(home=tmp_path_factory.mktemp("home"), key_prefix=prefix, media_roots=[media])
+
+
+@pytest.fixture(scope="module")
 def broker(redis_url: str, settings: Settings) -> Iterator[Broker]:
     opened = Broker(redis_url, settings.key_prefix)
     yield opened

@@ -1,0 +1,115 @@
+"""Calls through a real worker: answered in their own time whatever jobs do, or dropped."""
+
+from __future__ import annotations
+
+import base64
+import statistics
+import threading
+import time
+import uuid
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+
+from models.encoder import Encoder
+from sightline.broker import CALL_TASK, Broker
+from sightline.client import Sightline
+from sightline.errors import CallFailed, CallTimeout
+from tests.workers.conftest import StartWorker, WorkerProcess, make_space, png
+
+CALLS = "encode.interactive"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def worker(space: str, database_url: str, encoder: Encoder, start_worker: StartWorker) -> WorkerProcess:
+    make_space(database_url, "foreign", encoder, tokenizer="another")
+    return start_worker()
+
+
+def ask(broker: Broker, *inputs: dict[str, str], space: str = "tiny", seconds: float = 10.0) -> dict[str, Any]:
+    return broker.call(CALLS, {"kind": "encode", "space": space, "inputs": list(inputs)}, seconds)
+
+
+def test_texts_and_images_are_answered_in_order(broker: Broker, encoder: Encoder) -> None:
+    long = "red cube " * 50
+    image = base64.b64encode(png(1)).decode()
+    answer = ask(broker, {"text": "a red cube"}, {"image": image}, {"text": long})
+    assert answer["space"] == "tiny"
+    assert answer["truncated"] == [False, False, True]
+    vectors = np.array(answer["vectors"], np.float32)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    texts = encoder.encode_texts([encoder.prepare_text(text) for text in ("a red cube", long)])
+    assert np.allclose(vectors[[0, 2]], texts / np.linalg.norm(texts, axis=1, keepdims=True), atol=1e-5)
+
+
+def test_an_alias_is_answered_with_the_name_of_its_space(broker: Broker) -> None:
+    assert ask(broker, {"text": "x"}, space="current")["space"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "name", "message"),
+    [
+        ([{"text": "x"}], "nowhere", "SpaceRefused: there is no space 'nowhere'"),
+        ([{"text": "x"}], "foreign", "SpaceRefused: space foreign is not served by this worker: .*tokenizer: another"),
+        ([{"image": "AAAA"}], "tiny", "NotAnImage: input 0 is not an image"),
+        ([{"text": "x"}, {"image": "!"}], "tiny", "InvalidInput: input 1: image is not base64"),
+        ([{"text": "x", "image": "AAAA"}], "tiny", "InvalidInput: input 0 must have either text or image"),
+        ([{}], "tiny", "InvalidInput: input 0 must have either"),
+        ([{"text": "x" * 100_001}], "tiny", "TextTooLong"),
+        ([], "tiny", "InvalidInput: 0 inputs; a call takes 1 to 256"),
+        ([{"video": "x"}], "tiny", "MalformedCall"),
+    ],
+)
+def test_what_cannot_be_answered_is_explained(
+    broker: Broker, inputs: list[dict[str, str]], name: str, message: str
+) -> None:
+    with pytest.raises(CallFailed, match=message):
+        ask(broker, *inputs, space=name)
+
+
+def test_a_call_past_its_deadline_is_dropped(broker: Broker, worker: WorkerProcess) -> None:
+    reply_key = f"late:{uuid.uuid4()}"
+    request = {"kind": "encode", "space": "tiny", "inputs": [{"text": "late"}], "reply_key": reply_key}
+    broker.push(CALLS, CALL_TASK, [{**request, "deadline": broker.now() - 1}])
+    assert worker.wait_for("call_expired")
+    ask(broker, {"text": "on time"})
+    assert not broker.redis.exists(reply_key)
+
+
+def test_nobody_answers_on_a_queue_without_workers(broker: Broker) -> None:
+    with pytest.raises(CallTimeout, match=r"encode\.none\.interactive within 0\.2 s"):
+        broker.call("encode.none.interactive", {"kind": "encode", "space": "tiny", "inputs": []}, 0.2)
+
+
+def test_calls_are_answered_while_every_chunk_slot_is_held(broker: Broker, client: Sightline) -> None:
+    items: list[Any] = [{"data": png(5000 + n, (30, 30)), "external_id": str(n)} for n in range(600)]
+    with psycopg.connect(client.database_url) as holding:
+        job = client.ingest(items, collection="busy")
+        # No flush ends as long as this holds the items: every slot and every hand-over is taken.
+        holding.execute("select from sightline.item where modality = 'image' for update")
+        took = []
+        for n in range(30):
+            began = time.monotonic()
+            ask(broker, {"text": f"query {n}"}, seconds=5)
+            took.append(time.monotonic() - began)
+        assert job.progress().pending > 0
+        holding.rollback()
+    assert job.wait(timeout=30).done == 600
+    assert statistics.median(took) < 0.5, took
+
+
+def test_many_callers_at_once(broker: Broker) -> None:
+    answers: dict[int, Any] = {}
+
+    def caller(n: int) -> None:
+        answers[n] = ask(broker, {"text": f"caller {n}"})["vectors"][0]
+
+    threads = [threading.Thread(target=caller, args=(n,)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(15)
+    assert len(answers) == 20
+    assert all(np.allclose(answers[n], ask(broker, {"text": f"caller {n}"})["vectors"][0], atol=1e-5) for n in (0, 19))

@@ -1,0 +1,133 @@
+"""Bytes to RGB: every admitted format, and each way in which a file can be bad."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workers.errors import BrokenImage, ItemError, NotAnImage, TooManyPixels, TruncatedImage
+from workers.images import decode_image, limit_pixels
+
+LIMIT = 1_000_000
+RED = (200, 30, 40)
+
+
+@pytest.fixture(autouse=True)
+def _limit() -> None:
+    limit_pixels(LIMIT)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def picture() -> Image.Image:
+    """Red with a blue left upper corner, 32 wide, 24 high."""
+    image = Image.new("RGB", (32, 24), RED)
+    image.paste((20, 40, 220), (0, 0, 8, 8))
+    return image
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_each_format_is_decoded(kind: str) -> None:
+    pixels = decode_image(encoded(picture(), kind), "a", LIMIT)
+    assert (pixels.shape, pixels.dtype) == ((24, 32, 3), np.uint8)
+    assert np.abs(pixels[20, 28].astype(int) - RED).max() < 25
+    assert pixels[2, 2, 2] > 150
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr"])
+def test_each_colour_mode_becomes_rgb(mode: str) -> None:
+    kind = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
+    assert decode_image(encoded(picture().convert(mode), kind), "a", LIMIT).shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_laid_over_white(mode: str) -> None:
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    data = encoded(clear.convert("P" if mode == "P" else mode), "PNG", **({"transparency": 0} if mode == "P" else {}))
+    assert (decode_image(data, "a", LIMIT) == 255).all()
+
+
+def test_sixteen_bits_keep_their_range() -> None:
+    levels = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
+    pixels = decode_image(encoded(Image.fromarray(levels), "PNG"), "a", LIMIT)
+    assert pixels[0, 0, 0] == 0
+    assert pixels[-1, -1, 0] == 255
+    assert abs(int(pixels[8, 0, 0]) - 128) <= 1
+
+
+def test_orientation_is_honoured() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = decode_image(encoded(picture(), "JPEG", exif=exif), "a", LIMIT)
+    assert pixels.shape == (32, 24, 3)
+    assert pixels[2, -3, 2] > 150  # the corner went to the right
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    for kind in ("GIF", "WEBP"):
+        pixels = decode_image(encoded(frames[0], kind, save_all=True, append_images=frames[1:]), "a", LIMIT)
+        assert pixels[4, 4, 0] > 200, kind
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("part", [0.9, 0.5, 0.1])
+def test_a_truncated_file_says_so(kind: str, part: float) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = encoded(noise, kind)
+    with pytest.raises((TruncatedImage, BrokenImage), match=r"^cat\.jpg ") as caught:
+        decode_image(data[: int(len(data) * part)], "cat.jpg", LIMIT)
+    assert "/" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello, this is text", b"%PDF-1.7\n", b"\0" * 100, b"<svg></svg>"])
+def test_what_is_not_an_image_is_named(data: bytes) -> None:
+    with pytest.raises(NotAnImage, match=r"cat\.jpg"):
+        decode_image(data, "cat.jpg", LIMIT)
+
+
+def test_formats_that_are_not_admitted_are_refused() -> None:
+    for kind in ("PPM", "ICO", "TGA"):
+        with pytest.raises(NotAnImage):
+            decode_image(encoded(picture(), kind), "a", LIMIT)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims many pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(1001, 1000), (1500, 1000), (60000, 60000)])
+def test_too_many_pixels_are_refused_before_decoding(size: tuple[int, int]) -> None:
+    with pytest.raises(TooManyPixels, match="max_pixels"):
+        decode_image(bomb(*size), "a", LIMIT)
+
+
+def test_random_damage_never_escapes() -> None:
+    rng = np.random.default_rng(1)
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
+        whole = encoded(picture(), kind)
+        for _ in range(30):
+            data = bytearray(whole)
+            for position in rng.integers(0, len(data), 6):
+                data[position] = rng.integers(0, 256)
+            try:
+                pixels = decode_image(bytes(data), "a", LIMIT)
+            except ItemError:
+                continue
+            assert pixels.dtype == np.uint8
+            assert pixels.shape[2] == 3

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _DATA = "postgres"
 _LINK = "servers"
+_FOLDERS = (_DATA, f"{_DATA}.new", "redis", "redis.broken", "sockets", "binaries", "logs")
 _SOCKET_LIMIT = 100 - len("/.s.PGSQL.5432.lock")  # bytes; sun_path holds 108 on Linux and 104 on macOS
 
 
@@ -76,15 +77,14 @@ class Place:
             inside.unlink()
 
     def remove(self) -> None:
-        """Delete data, logs and records for good; the lock file stays, for whoever waits on it."""
+        """Delete data, logs and records for good. What else is in the folder stays, and so does the lock file."""
         self.drop_sockets()
         if self.root != self.home:
             shutil.rmtree(self.root, ignore_errors=True)
-        for entry in self.home.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry.name != "lock":
-                entry.unlink()
+        for name in _FOLDERS:
+            shutil.rmtree(self.home / name, ignore_errors=True)
+        for file in (self.home / _LINK, self.home / "stack.json", *self.home.glob("*.pid.json")):
+            file.unlink(missing_ok=True)
 
 
 def prepare_home(home: Path) -> Path:

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from sightline.embedded import EmbeddedStack, remove_stack
+from sightline.embedded.place import find_place, prepare_home
 
 
 @pytest.fixture
@@ -22,9 +23,8 @@ def parent() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("name", ["n" * 100, "a b,c'd%20é"], ids=["long", "strange"])
-def test_awkward_path_gets_a_short_private_socket_folder_that_goes_away(parent: Path, name: str) -> None:
-    home = parent / name / "home"
+def test_long_and_strange_path_gets_a_short_private_socket_folder_that_goes_away(parent: Path) -> None:
+    home = parent / ("n" * 100) / "a b,c'd%20é" / "home"
     with EmbeddedStack(home, durable=False) as stack:
         with psycopg.connect(stack.database_url) as db:
             assert db.execute("select 1").fetchone() == (1,)
@@ -37,15 +37,24 @@ def test_awkward_path_gets_a_short_private_socket_folder_that_goes_away(parent: 
     assert [entry.name for entry in home.iterdir()] == ["lock"]
 
 
-def test_socket_folder_of_a_crash_is_used_again_unless_it_was_swept(parent: Path) -> None:
-    home = parent / ("n" * 100)
-    with EmbeddedStack(home, durable=False) as stack:
-        first = (home / "sockets").readlink()
-        (first / "left").touch()
-    home.joinpath("sockets").symlink_to(first)  # as after a crash and a sweep of the temporary folder
-    with EmbeddedStack(home, durable=False) as stack:
-        second = (home / "sockets").readlink()
-        assert second != first
-        with psycopg.connect(stack.database_url) as db:
-            assert db.execute("select 1").fetchone() == (1,)
-    remove_stack(home)
+@pytest.mark.parametrize("name", ["a b", "a,b", "a:b", "a%20b", "é", "n" * 80])
+def test_socket_folder_avoids_what_a_dsn_parser_takes_for_syntax(parent: Path, name: str) -> None:
+    place = find_place(prepare_home(parent / name))
+    sockets = place.sockets()
+    assert not sockets.is_relative_to(parent)
+    assert place.sockets() == sockets  # as after a crash
+    place.drop_sockets()
+    assert not sockets.exists()
+
+
+def test_socket_folder_that_was_swept_or_taken_by_others_is_replaced(parent: Path) -> None:
+    place = find_place(prepare_home(parent / ("n" * 80)))
+    first = place.sockets()
+    first.rmdir()
+    second = place.sockets()
+    second.chmod(0o777)
+    third = place.sockets()
+    assert len({first, second, third}) == 3
+    second.rmdir()
+    place.drop_sockets()
+    assert not third.exists()

@@ -14,8 +14,8 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from sightline.embedded import EmbeddedStack, running_stack
-from sightline.errors import SightlineError
+from sightline.embedded import EmbeddedStack, remove_stack, running_stack
+from sightline.errors import SightlineError, StackHeld
 
 
 def test_vector_extension_is_there_in_a_tested_version(stack: EmbeddedStack) -> None:
@@ -110,3 +110,23 @@ def test_data_stays_over_stop_and_start_which_is_fast(stack: EmbeddedStack, home
         assert db.execute("select answer from kept").fetchone() == (42,)
     with redis.Redis.from_url(stack.redis_url) as client:
         assert client.lrange("list", 0, -1) == [b"kept"]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forked_copy_of_the_holder_does_not_stop_the_servers(stack: EmbeddedStack) -> None:
+    child = os.fork()
+    if child == 0:
+        stack.stop()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    with psycopg.connect(stack.database_url) as db:
+        assert db.execute("select 1").fetchone() == (1,)
+
+
+def test_removal_takes_the_data_and_nothing_else(stack: EmbeddedStack, home: Path) -> None:
+    (home / "notes.txt").write_text("mine")
+    with pytest.raises(StackHeld):
+        remove_stack(home)
+    stack.stop()
+    remove_stack(home)
+    assert sorted(entry.name for entry in home.iterdir()) == ["lock", "notes.txt"]

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from sightline.errors import SightlineError
 from sightline.settings import Settings
 from workers.logs import configure_logs
+from workers.preflight import check_services
 
 
 def main() -> int:
@@ -28,7 +29,8 @@ def main() -> int:
     try:
         settings = Settings(**({"device": arguments.device} if arguments.device else {}))
         configure_logs(settings.log_level)
-        from workers.service import Service
+        check_services(settings)
+        from workers.service import Service  # loads torch
 
         return Service(settings, queues).run()
     except ValidationError as error:

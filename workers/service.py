@@ -10,11 +10,9 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
-import redis
 import structlog
 
 from sightline.broker import Broker
-from sightline.errors import ServiceMissing
 from sightline.settings import Settings
 from workers.app import make_app
 from workers.calls import Calls
@@ -26,6 +24,7 @@ from workers.flights import Flights
 from workers.heartbeat import Heartbeat, WorkerState
 from workers.ingress import Ingress
 from workers.ledger import Ledger
+from workers.preflight import service_urls
 from workers.runner import WAITERS, ChunkRunner
 from workers.spaces import Spaces
 from workers.writer import Writer
@@ -43,27 +42,16 @@ class Service:
     """A worker that consumes `queues`.
 
     Args:
-        settings: database_url and redis_url must be set.
+        settings: see `workers.preflight.check_services`, which comes first.
         queues: of the ledger: `encode`, or `encode.<pool>`.
-
-    Raises:
-        ServiceMissing: Postgres or Redis is not set, cannot be reached, or is not migrated.
     """
 
     def __init__(self, settings: Settings, queues: list[str]) -> None:
-        if settings.database_url is None or settings.redis_url is None:
-            raise ServiceMissing(
-                "a worker needs SIGHTLINE_DATABASE_URL and SIGHTLINE_REDIS_URL (or start `sightline up`)"
-            )
-        database_url, redis_url = settings.database_url.get_secret_value(), settings.redis_url.get_secret_value()
+        database_url, redis_url = service_urls(settings)
         self._settings = settings
         self._queues = queues
         self.worker_id = uuid.uuid4()
         self._broker = Broker(redis_url, settings.key_prefix)
-        try:
-            self._broker.now()
-        except (redis.RedisError, OSError) as error:
-            raise ServiceMissing(f"Redis cannot be reached: {error}") from error
         self._pool = open_pool(database_url, settings.chunk_slots + settings.call_slots + WAITERS + 2)
         ingress = Ingress(settings.media_roots, settings.max_bytes, settings.max_pixels, settings.max_text_chars)
         ledger = Ledger(self._pool, self.worker_id)

@@ -124,41 +124,49 @@ def make_space(database_url: str, name: str, encoder: Encoder, pool: str | None 
         )
 
 
-StartWorker = Callable[..., WorkerProcess]
+class Workers:
+    """Starts worker processes on one database."""
+
+    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+        self._environment = environment
+        self._folder = folder
+        self._started: list[WorkerProcess] = []
+
+    def __call__(self, *arguments: str, **settings: object) -> WorkerProcess:
+        """Start one and wait until it is ready; keyword arguments are settings."""
+        given = {f"SIGHTLINE_{name.upper()}": str(value) for name, value in settings.items()}
+        log = self._folder / f"worker-{len(self._started)}.log"
+        worker = WorkerProcess(self._environment | given, log, arguments)
+        self._started.append(worker)
+        worker.wait_for("worker_ready", 60)
+        return worker
+
+    def kill_all(self) -> None:
+        """Kill those that still run."""
+        for worker in self._started:
+            if worker.process.poll() is None:
+                worker.kill()
 
 
 @pytest.fixture(scope="module")
 def start_worker(
     database_url: str, redis_url: str, settings: Settings, media: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[StartWorker]:
-    """Start worker processes; keyword arguments are settings. All are killed at the end."""
-    folder = tmp_path_factory.mktemp("workers")
-    started: list[WorkerProcess] = []
-
-    def start(*arguments: str, wait: bool = True, **values: object) -> WorkerProcess:
-        given = {
-            "database_url": database_url,
-            "redis_url": redis_url,
-            "key_prefix": settings.key_prefix,
-            "media_roots": json.dumps([str(media)]),
-            "lease_seconds": 2,
-            "drain_seconds": 8,
-            "device": "cpu",
-            **values,
-        }
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SIGHTLINE_")}
-        environment |= {f"SIGHTLINE_{k.upper()}": str(v) for k, v in given.items()}
-        environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        worker = WorkerProcess(environment, folder / f"worker-{len(started)}.log", arguments)
-        started.append(worker)
-        if wait:
-            worker.wait_for("worker_ready", 60)
-        return worker
-
-    yield start
-    for worker in started:
-        if worker.process.poll() is None:
-            worker.kill()
+) -> Iterator[Workers]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGHTLINE_")}
+    environment |= {
+        "SIGHTLINE_DATABASE_URL": database_url,
+        "SIGHTLINE_REDIS_URL": redis_url,
+        "SIGHTLINE_KEY_PREFIX": settings.key_prefix,
+        "SIGHTLINE_MEDIA_ROOTS": json.dumps([str(media)]),
+        "SIGHTLINE_LEASE_SECONDS": "2",
+        "SIGHTLINE_DRAIN_SECONDS": "8",
+        "SIGHTLINE_DEVICE": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    workers = Workers(environment, tmp_path_factory.mktemp("workers"))
+    yield workers
+    workers.kill_all()
 
 
 @pytest.fixture

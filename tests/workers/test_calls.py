@@ -17,13 +17,13 @@ from models.encoder import Encoder
 from sightline.broker import CALL_TASK, Broker
 from sightline.client import Sightline
 from sightline.errors import CallFailed, CallTimeout
-from tests.workers.conftest import StartWorker, WorkerProcess, make_space, png
+from tests.workers.conftest import WorkerProcess, Workers, make_space, png
 
 CALLS = "encode.interactive"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def worker(space: str, database_url: str, encoder: Encoder, start_worker: StartWorker) -> WorkerProcess:
+def worker(space: str, database_url: str, encoder: Encoder, start_worker: Workers) -> WorkerProcess:
     make_space(database_url, "foreign", encoder, tokenizer="another")
     return start_worker()
 

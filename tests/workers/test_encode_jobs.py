@@ -18,13 +18,13 @@ from sightline.broker import CHUNKS_TASK, Broker
 from sightline.client import Sightline
 from sightline.settings import Settings
 from tests.models.tiny_checkpoints import DIM
-from tests.workers.conftest import StartWorker, WorkerProcess, make_space, png, until
+from tests.workers.conftest import WorkerProcess, Workers, make_space, png, until
 
 pytestmark = pytest.mark.usefixtures("ledger_adds_up")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def worker(space: str, start_worker: StartWorker) -> WorkerProcess:
+def worker(space: str, start_worker: Workers) -> WorkerProcess:
     return start_worker()
 
 

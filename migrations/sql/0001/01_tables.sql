@@ -120,6 +120,7 @@ create table sightline.chunk (
   space_id     smallint references sightline.space,
   queue        text not null,
   lane         text not null check (lane in ('interactive', 'normal', 'bulk')),
+  urgency      smallint not null generated always as (case lane when 'interactive' then 0 when 'normal' then 1 else 2 end) stored,
   state        text not null default 'queued' check (state in ('queued', 'running', 'done', 'cancelled')),
   attempt      smallint not null default 0,  -- grows on an error or a lost lease: the retry budget
   fence        int not null default 0,       -- grows with every claim: guards the writes
@@ -137,7 +138,8 @@ create table sightline.chunk (
   constraint chunk_done_adds_up check (state <> 'done' or n_done + n_skipped + n_failed + n_moved = cardinality(item_ids))
 );
 create index chunk_job on sightline.chunk (job_id);
-create index chunk_unpublished on sightline.chunk (queue, run_at) where state = 'queued' and published_at is null;
+-- In the order in which the dispatcher publishes: it reads the head of the backlog, however long that is.
+create index chunk_unpublished on sightline.chunk (queue, urgency, run_at, chunk_id) where state = 'queued' and published_at is null;
 create index chunk_published on sightline.chunk (published_at) where state = 'queued' and published_at is not null;
 create index chunk_running on sightline.chunk (worker_id) where state = 'running';
 create index chunk_open_space on sightline.chunk (space_id) where state in ('queued', 'running');

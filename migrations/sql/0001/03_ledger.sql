@@ -140,19 +140,19 @@ language sql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
     select p.chunk_id from capacity cap cross join lateral (
       select c.chunk_id from sightline.chunk c
       where c.queue = cap.queue and c.state = 'queued' and c.published_at is null and c.run_at <= clock_timestamp()
-      order by array_position(array['interactive', 'normal', 'bulk'], c.lane), c.run_at, c.chunk_id
+      order by c.urgency, c.run_at, c.chunk_id
       limit greatest(cap.free, 0) for update skip locked
     ) p
   ), marked as (
     update sightline.chunk c set published_at = clock_timestamp() from picked p where c.chunk_id = p.chunk_id
-    returning c.chunk_id, c.queue, c.lane, c.space_id, cardinality(c.item_ids) as n
+    returning c.chunk_id, c.queue, c.lane, c.urgency, c.space_id, cardinality(c.item_ids) as n
   ), packed as (
     -- A running sum of sizes cuts the messages: 192 is reached only by adding a chunk of at most 64, so 256 is never passed.
     select m.*, (sum(n) over (partition by m.queue, m.lane, m.space_id order by m.chunk_id) - 1) / 192 as message from marked m
   )
   select p.queue, p.lane, p.space_id, array_agg(p.chunk_id order by p.chunk_id) from packed p
-  group by p.queue, p.lane, p.space_id, p.message
-  order by array_position(array['interactive', 'normal', 'bulk'], p.lane), min(p.chunk_id)
+  group by p.queue, p.lane, p.urgency, p.space_id, p.message
+  order by p.urgency, min(p.chunk_id)
 $$;
 
 create view sightline.queue_status with (security_invoker = true) as

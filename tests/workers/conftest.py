@@ -5,13 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -24,17 +20,7 @@ from sightline.broker import Broker
 from sightline.client import Sightline
 from sightline.settings import Settings
 from tests.models.tiny_checkpoints import build_clip
-
-T = TypeVar("T")
-
-
-def until(what: Callable[[], T], seconds: float = 20.0, pause: float = 0.05) -> T:
-    """The first truthy value; the deadline fails the test with the last one."""
-    end = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < end, f"not within {seconds} s; the last value was {value!r}"
-        time.sleep(pause)
-    return value
+from tests.workers.processes import Workers
 
 
 def png(seed: int, size: tuple[int, int] = (40, 40)) -> bytes:
@@ -43,38 +29,6 @@ def png(seed: int, size: tuple[int, int] = (40, 40)) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-class WorkerProcess:
-    """`python -m workers` as a child process; its log lines are JSON in a file."""
-
-    def __init__(self, environment: dict[str, str], log: Path, arguments: tuple[str, ...] = ()) -> None:
-        self.log = log
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "workers", *arguments], env=environment, stdout=file, stderr=file
-            )
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        lines = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
-        return [event for event in map(json.loads, lines) if event["event"] == name]
-
-    def wait_for(self, event: str, seconds: float = 30.0, at_least: int = 1) -> list[dict[str, Any]]:
-        def found() -> list[dict[str, Any]]:
-            assert self.process.poll() is None, self.log.read_text()
-            events = self.events(event)
-            return events if len(events) >= at_least else []
-
-        return until(found, seconds)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def terminate(self, seconds: float = 15.0) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(seconds)
 
 
 @pytest.fixture(scope="session")
@@ -122,30 +76,6 @@ def make_space(database_url: str, name: str, encoder: Encoder, pool: str | None 
             "select sightline.create_space(%s, %s, %s, %s, pool => %s)",
             (name, encoder.passport.model, encoder.dim, Jsonb(passport), pool),
         )
-
-
-class Workers:
-    """Starts worker processes on one database."""
-
-    def __init__(self, environment: dict[str, str], folder: Path) -> None:
-        self._environment = environment
-        self._folder = folder
-        self._started: list[WorkerProcess] = []
-
-    def __call__(self, *arguments: str, **settings: object) -> WorkerProcess:
-        """Start one and wait until it is ready; keyword arguments are settings."""
-        given = {f"SIGHTLINE_{name.upper()}": str(value) for name, value in settings.items()}
-        log = self._folder / f"worker-{len(self._started)}.log"
-        worker = WorkerProcess(self._environment | given, log, arguments)
-        self._started.append(worker)
-        worker.wait_for("worker_ready", 60)
-        return worker
-
-    def kill_all(self) -> None:
-        """Kill those that still run."""
-        for worker in self._started:
-            if worker.process.poll() is None:
-                worker.kill()
 
 
 @pytest.fixture(scope="module")

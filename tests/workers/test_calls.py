@@ -17,7 +17,8 @@ from models.encoder import Encoder
 from sightline.broker import CALL_TASK, Broker
 from sightline.client import Sightline
 from sightline.errors import CallFailed, CallTimeout
-from tests.workers.conftest import WorkerProcess, Workers, make_space, png
+from tests.workers.conftest import make_space, png
+from tests.workers.processes import WorkerProcess, Workers
 
 CALLS = "encode.interactive"
 
@@ -25,7 +26,7 @@ CALLS = "encode.interactive"
 @pytest.fixture(scope="module", autouse=True)
 def worker(space: str, database_url: str, encoder: Encoder, start_worker: Workers) -> WorkerProcess:
     make_space(database_url, "foreign", encoder, tokenizer="another")
-    return start_worker()
+    return start_worker(fork=False)
 
 
 def ask(broker: Broker, *inputs: dict[str, str], space: str = "tiny", seconds: float = 10.0) -> dict[str, Any]:

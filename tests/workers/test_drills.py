@@ -13,7 +13,8 @@ import pytest
 
 from sightline.client import Sightline
 from sightline.job import Job
-from tests.workers.conftest import Workers, png, until
+from tests.workers.conftest import png
+from tests.workers.processes import Workers, until
 
 ITEMS = 500
 
@@ -103,11 +104,11 @@ def test_a_frozen_worker_is_replaced_and_its_late_writes_are_dropped(
     job = submit(client, "frozen")
     with uploads_blocked(client):
         until(lambda: running(connection, job) > 0)
-        frozen.process.send_signal(signal.SIGSTOP)
+        frozen.send(signal.SIGSTOP)
     start_worker()
     every_item_is_stored_once(connection, job)
     before = connection.execute("select max(embedded_at) from sightline.embedding").fetchone()
-    frozen.process.send_signal(signal.SIGCONT)
+    frozen.send(signal.SIGCONT)
     frozen.wait_for("chunk_lost")
     frozen.kill()
     assert connection.execute("select max(embedded_at) from sightline.embedding").fetchone() == before
@@ -121,9 +122,9 @@ def test_a_stopping_worker_finishes_what_it_began(
     job = submit(client, "stopped")
     with flushes_blocked(client):
         until(lambda: running(connection, job) > 0)
-        stopped.process.send_signal(signal.SIGTERM)
+        stopped.send(signal.SIGTERM)
         stopped.wait_for("worker_stopping")
-    assert stopped.process.wait(12) == 0
+    assert stopped.wait(12) == 0
     assert stopped.events("worker_stopped")[0]["drained"] is True
     states = chunks(connection, job)
     assert {state for state, _ in states} == {"done", "queued"}
@@ -139,8 +140,8 @@ def test_a_worker_that_cannot_finish_hands_its_work_back_in_time(
     with uploads_blocked(client):
         until(lambda: running(connection, job) > 0)
         began = time.monotonic()
-        slow.process.send_signal(signal.SIGTERM)
-        assert slow.process.wait(10) == 0
+        slow.send(signal.SIGTERM)
+        assert slow.wait(10) == 0
         assert 1 <= time.monotonic() - began < 4.5
         assert {state for state, _ in chunks(connection, job)} == {"queued"}
     assert {attempt for _, attempt in chunks(connection, job)} == {0}
@@ -155,9 +156,9 @@ def test_a_second_signal_ends_it_at_once(
     job = submit(client, "hasty")
     with uploads_blocked(client):
         until(lambda: running(connection, job) > 0)
-        hasty.process.send_signal(signal.SIGINT)
+        hasty.send(signal.SIGINT)
         hasty.wait_for("worker_stopping")
-        hasty.process.send_signal(signal.SIGINT)
-        assert hasty.process.wait(5) == 0
+        hasty.send(signal.SIGINT)
+        assert hasty.wait(5) == 0
         assert {state for state, _ in chunks(connection, job)} == {"queued"}
     assert {attempt for _, attempt in chunks(connection, job)} == {0}

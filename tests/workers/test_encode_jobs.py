@@ -18,7 +18,8 @@ from sightline.broker import CHUNKS_TASK, Broker
 from sightline.client import Sightline
 from sightline.settings import Settings
 from tests.models.tiny_checkpoints import DIM
-from tests.workers.conftest import WorkerProcess, Workers, make_space, png, until
+from tests.workers.conftest import make_space, png
+from tests.workers.processes import WorkerProcess, Workers, until
 
 pytestmark = pytest.mark.usefixtures("ledger_adds_up")
 

@@ -116,7 +116,7 @@ create index job_open on sightline.job (job_id) where finished_at is null;
 create table sightline.chunk (
   chunk_id     bigint generated always as identity primary key,
   job_id       bigint not null references sightline.job,
-  item_ids     bigint[] not null check (cardinality(item_ids) between 1 and 256),
+  item_ids     bigint[] not null check (cardinality(item_ids) between 1 and 64),
   space_id     smallint references sightline.space,
   queue        text not null,
   lane         text not null check (lane in ('interactive', 'normal', 'bulk')),

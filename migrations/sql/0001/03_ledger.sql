@@ -144,11 +144,12 @@ language sql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
       limit greatest(cap.free, 0) for update skip locked
     ) p
   ), marked as (
-    update sightline.chunk c set published_at = clock_timestamp() from picked p where c.chunk_id = p.chunk_id
-    returning c.chunk_id, c.queue, c.lane, c.urgency, c.space_id, cardinality(c.item_ids) as n
+    -- An array, for the planner takes `picked` for thousands of rows and would read the whole table in a join.
+    update sightline.chunk c set published_at = clock_timestamp() where c.chunk_id = any (array(select chunk_id from picked))
+    returning c.chunk_id, c.queue, c.lane, c.urgency, c.space_id
   ), packed as (
-    -- A running sum of sizes cuts the messages: 192 is reached only by adding a chunk of at most 64, so 256 is never passed.
-    select m.*, (sum(n) over (partition by m.queue, m.lane, m.space_id order by m.chunk_id) - 1) / 192 as message from marked m
+    -- Four chunks of at most 64 items.
+    select m.*, (row_number() over (partition by m.queue, m.lane, m.space_id order by m.chunk_id) - 1) / 4 as message from marked m
   )
   select p.queue, p.lane, p.space_id, array_agg(p.chunk_id order by p.chunk_id) from packed p
   group by p.queue, p.lane, p.urgency, p.space_id, p.message

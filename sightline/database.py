@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
-import sqlalchemy
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
-from sqlalchemy.orm import Session
 
 from sightline.errors import RequestRefused, ServiceMissing, UsageError
 
-LentConnection = psycopg.Connection[Any] | sqlalchemy.Connection | Session
+if TYPE_CHECKING:
+    import sqlalchemy
+    from sqlalchemy.orm import Session
+
+LentConnection: TypeAlias = "psycopg.Connection[Any] | sqlalchemy.Connection | Session"
 """A connection of the caller's, whose transaction sightline joins and never commits."""
 
 _CONNECT_SECONDS = 10
@@ -70,6 +72,12 @@ class Database:
 
 def driver_connection(lent: LentConnection) -> psycopg.Connection[Any]:
     """The psycopg connection below a caller's connection or session."""
+    if isinstance(lent, psycopg.Connection):
+        return lent
+    # Imported here, for it takes as long as all the rest; whoever lends one of its connections has it loaded.
+    import sqlalchemy
+    from sqlalchemy.orm import Session
+
     if isinstance(lent, Session):
         lent = lent.connection()
     if isinstance(lent, sqlalchemy.Connection):
@@ -79,8 +87,6 @@ def driver_connection(lent: LentConnection) -> psycopg.Connection[Any]:
         if not isinstance(driver, psycopg.Connection):
             raise UsageError(f"the engine must use psycopg 3 (postgresql+psycopg://), not {type(driver).__module__}")
         return driver
-    if isinstance(lent, psycopg.Connection):
-        return lent
     raise UsageError(f"connection must be of psycopg or SQLAlchemy, not {type(lent).__name__}")
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-
-import structlog
-from alembic import command, op
-from alembic.config import Config
-from sqlalchemy import Connection, create_engine, text
+from typing import TYPE_CHECKING
 
 from sightline.errors import ServiceTooOld
 
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+# alembic and sqlalchemy are imported where they are used: they would double the start of every other command.
 
 MIN_PGVECTOR = (0, 8, 4)
 """Older ones can corrupt or overflow HNSW indexes (pgvector changelog 0.8.2 to 0.8.4)."""
@@ -29,6 +28,9 @@ def run_sql_folder(revision: str) -> None:
 
     `{vector}` in a file stands for the schema that holds the pgvector extension.
     """
+    from alembic import op
+    from sqlalchemy import text
+
     bind = op.get_bind()
     schema = bind.execute(
         text(
@@ -49,6 +51,10 @@ def migrate(database_url: str) -> str:
     Raises:
         ServiceTooOld: pgvector is older than 0.8.4.
     """
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import create_engine, text
+
     engine = create_engine(sqlalchemy_url(database_url))
     try:
         with engine.connect() as connection:
@@ -68,6 +74,8 @@ def migrate(database_url: str) -> str:
 
 def _prepare(connection: Connection) -> None:
     """Create extension and schema, and load pgvector: only then can CREATE FUNCTION name its settings."""
+    from sqlalchemy import text
+
     connection.execute(text("create extension if not exists vector"))
     version: str = connection.execute(text("select extversion from pg_extension where extname = 'vector'")).scalar_one()
     if tuple(int(part) for part in version.split(".")) < MIN_PGVECTOR:

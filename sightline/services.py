@@ -89,8 +89,8 @@ def supervised_worker(
     command += ["--queues", queues] if queues else []
     command += ["--device", device or settings.device]
     env = {**os.environ, "SIGHTLINE_DATABASE_URL": database_url, "SIGHTLINE_REDIS_URL": redis_url}
-    record = log.with_suffix(".pid") if log else None
-    return Supervisor(command, env=env, log=log, record=record, final_codes=(2, 3))
+    record = log.with_suffix(".pid.json") if log else None
+    return Supervisor(command, env=env, log=log, record=record)
 
 
 def _wait_for(worker: Supervisor, database: Database, log: Path | None) -> None:
@@ -108,7 +108,8 @@ def _wait_for(worker: Supervisor, database: Database, log: Path | None) -> None:
             ).fetchone()
         if ready is not None:
             return
-        if worker.wait(0.1) is not None:
+        worker.wait(0.1)
+        if worker.last_exit is not None:  # one that ends at once would not do better the next time
             raise ServiceFailed(f"the worker ended with status {worker.last_exit}{_tail(log)}")
     raise ServiceFailed(f"the worker was not ready after {WORKER_READY_SECONDS} s{_tail(log)}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from psycopg.types.json import Jsonb
 from rich.markup import escape
 from rich.syntax import Syntax
 
@@ -147,10 +148,24 @@ class _Demo:
         hits = self.client.search(text=text, k=HITS, collection=self.collection, space=self.space)
         milliseconds = 1000 * (time.perf_counter() - began)
         section = Section(text, None, hits, _right(text, hits) if self.images is None else [])
-        verdict = f", {sum(section.right)} of {len(hits)} hits are right by the scenes' truth" if section.right else ""
+        verdict = ""
+        if section.right:
+            right = sum(section.right)
+            verdict = f"; {right} of {len(hits)} hits are right by the scenes' truth, {self._fitting(text)} scenes are"
         out.print(f"\n[bold]{escape(text)}[/bold]  ({milliseconds:.0f} ms{verdict})")
         print_hits(hits, section.right)
         return section
+
+    def _fitting(self, text: str) -> int:
+        """How many scenes of the collection show what the query claims."""
+        with self.client.database.transaction() as connection:
+            row = connection.execute(
+                "select count(*) from sightline.item join sightline.collection c using (collection_id) "
+                "where c.name = %s and metadata @> %s",
+                (self.collection, Jsonb({"things": [SCENE_QUERIES[text]]})),
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
 
     def _search_by_image(self, hits: Hits) -> Section:
         """Search with the picture of the first hit; the hit itself comes first, its likes follow."""
@@ -184,7 +199,7 @@ class _Demo:
 
 
 def _right(text: str, hits: Hits) -> list[bool]:
-    """Whether each hit shows what the query claims, by the truth of its scene; nothing for a query of the user's own."""
+    """Whether each hit shows what the query claims, by the truth of its scene; empty for a query of the user's own."""
     claim = SCENE_QUERIES.get(text)
     if claim is None:
         return []

@@ -148,6 +148,9 @@ def _keep_indexed(database: Database, stop: threading.Event) -> None:
 def _how_to_connect(services: Services) -> str:
     psql = str(services.stack.psql) if services.stack else "psql"
     lines = [
+        f"data      {services.stack.info.data}"
+        if services.stack and services.stack.info
+        else "data      on your servers",
         f"Postgres  {services.database_url}",
         f"Redis     {services.redis_url}" if services.stack else "Redis     as SIGHTLINE_REDIS_URL says",
         f'psql      {psql} "$(sightline dsn)"',

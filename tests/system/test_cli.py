@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from sightline.embedded import remove_stack
+
 READY_SECONDS = 120
 
 
@@ -62,8 +64,10 @@ def processes_of(home: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("up") / "home"
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("up") / "home"
+    yield folder
+    remove_stack(folder)  # as root its data may lie elsewhere, for pytest's folders are private
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +189,4 @@ def test_the_demo_runs_by_itself(tmp_path: Path) -> None:
     assert "it&#x27;s &lt;b&gt;odd&lt;/b&gt;" in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert processes_of(home) == []
+    remove_stack(home)

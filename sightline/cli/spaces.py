@@ -44,6 +44,7 @@ def create(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
     pool: Annotated[str | None, typer.Option(help="Only workers on queue encode.POOL hold the model.")] = None,
     alias: Annotated[str | None, typer.Option(help="Point this alias to the space, for example 'current'.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Create an embedding space for a model. Doing it again with the same model changes nothing.
 
@@ -52,6 +53,9 @@ def create(
     with Sightline() as client:
         create_space(client.database, name, model, revision=revision, pool=pool, alias=alias)
         made = client.space(name)
+    if as_json:
+        print_json(made)
+        return
     out.print(
         f"space {made.name}: {made.model}, {made.dim} dimensions, queue {made.queue}, views "
         + ", ".join(f"sightline.{made.name}_{m}" for m in made.modalities)

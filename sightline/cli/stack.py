@@ -91,13 +91,17 @@ def worker(
         child.stop(settings.drain_seconds + WORKER_GRACE_SECONDS)
 
 
-def migrate() -> None:
+def migrate(as_json: JsonOption = False) -> None:
     """Bring the database to the newest schema.
 
     Example: sightline migrate
     """
     database_url, _ = service_urls(Settings(), None, None)
-    out.print(f"the database is at revision {run_migrations(database_url)}")
+    revision = run_migrations(database_url)
+    if as_json:
+        print_json({"revision": revision})
+    else:
+        out.print(f"the database is at revision {revision}")
 
 
 def dsn(

@@ -37,6 +37,8 @@ def main() -> int:
         wrong = [f"SIGHTLINE_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
         sys.stderr.write(f"settings: {'; '.join(wrong)}\n")
         return 3
+    except KeyboardInterrupt:  # before the service has its own handler
+        return 0
     except SightlineError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.errors import ModelError
 from sightline.broker import Broker
-from workers.encode import normalise
 from workers.engine import Expired, Kind
 from workers.errors import InvalidInput, ItemError
 from workers.ingress import Ingress
 from workers.spaces import Served, SpaceRefused, Spaces
+from workers.vector import normalise
 
 log = structlog.get_logger(__name__)
 

@@ -50,7 +50,8 @@ class Consumer:
 
     def join(self, seconds: float) -> bool:
         """Wait until it has ended; returns whether it did within `seconds`."""
-        self._thread.join(seconds)
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def _run(self) -> None:

@@ -8,63 +8,25 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import structlog
 
-from models.errors import InvalidInput as ModelInvalidInput
-from models.errors import NonFiniteVectors
 from workers.database import Pool
 from workers.engine import Kind
-from workers.errors import (
-    BadVector,
-    EncodeFailed,
-    EngineUnavailable,
-    InvalidInput,
-    ItemError,
-    OutOfMemory,
-    SourceUnavailable,
-    UnsupportedModality,
-)
-from workers.flights import Boarding, Flights, Vector
+from workers.errors import BadVector, EngineUnavailable, SourceUnavailable
+from workers.flights import Boarding, Flights
 from workers.ingress import Ingress, digest_of
+from workers.items import PART_BYTES, Item, as_item_error, load_items, outcomes, parts
 from workers.ledger import ClaimedChunk
 from workers.queries import query
 from workers.spaces import Served
-from workers.writer import Outcome, Writer
+from workers.vector import Vector, normalise
+from workers.writer import Writer
 
 log = structlog.get_logger(__name__)
-
-PART_ITEMS = 64
-"""Items that are fetched and decoded together."""
-PART_BYTES = 64 * 2**20
-"""Encoded bytes that one message holds at a time; a single item may be larger."""
-FORWARD_SECONDS = 600.0
-"""How long a message waits for one vector before it counts as lost."""
-
-
-@dataclass(slots=True)
-class _Item:
-    """One item on its way. `data` is dropped as soon as it is decoded."""
-
-    item_id: int
-    generation: int
-    modality: Kind
-    external_id: str
-    uri: str | None
-    text: str | None
-    digest: bytes | None
-    blob_digest: bytes | None
-    blob_bytes: int | None
-    encoded: bool
-    data: bytes | None = None
-    actual: bytes | None = None  # digest of the content as read
-    error: ItemError | None = None
-    vector: Future[Vector] | None = None
-    truncated: bool = False
 
 
 class _Budget:
@@ -104,14 +66,13 @@ class EncodeWork:
             psycopg.Error: the database did not answer; nothing was written.
         """
         began = time.monotonic()
-        items = self._load(served, [item_id for chunk in chunks for item_id in chunk.item_ids])
+        items = load_items(self._pool, served, [item_id for chunk in chunks for item_id in chunk.item_ids])
         work = [item for item in items if not item.encoded and item.error is None]
         stats: Counter[str] = Counter()
         with self._flights.boarding() as boarding:
-            for part in _parts(work):
+            for part in parts(work):
                 self._start_part(served, part, boarding, stats)
-            outcomes = {item.item_id: _outcome(item) for item in items}
-            counts = self._writer.flush(served.space_id, chunks, outcomes)
+            counts = self._writer.flush(served.space_id, chunks, outcomes(items))
         cut = sum(item.truncated for item in items)
         if cut:
             log.warning("texts_truncated", space=served.name, texts=cut, context_length=served.encoder.context_length)
@@ -126,22 +87,11 @@ class EncodeWork:
         )
         return counts
 
-    def _load(self, served: Served, item_ids: Sequence[int]) -> list[_Item]:
-        with self._pool.connection() as connection:
-            arguments = {"space_id": served.space_id, "item_ids": sorted(set(item_ids))}
-            items = [_Item(**row) for row in connection.execute(query("load_items"), arguments).fetchall()]
-        for item in items:
-            if item.modality not in served.modalities:
-                item.error = UnsupportedModality(
-                    f"{item.external_id}: space {served.name} takes no {item.modality} items"
-                )
-        return items
-
-    def _start_part(self, served: Served, part: list[_Item], boarding: Boarding, stats: Counter[str]) -> None:
+    def _start_part(self, served: Served, part: list[Item], boarding: Boarding, stats: Counter[str]) -> None:
         """Bring a part's items to the engine, or to the vector that another item has already."""
         budget = _Budget(PART_BYTES)
         _each(self._decoders, lambda item: self._read(item, budget), part)
-        first: dict[tuple[str, bytes], tuple[_Item, Future[Vector]]] = {}
+        first: dict[tuple[str, bytes], tuple[Item, Future[Vector]]] = {}
         for item in part:
             if item.error is None and item.actual is not None:
                 item.vector, mine = boarding.join((served.space_id, item.modality, item.actual))
@@ -175,7 +125,7 @@ class EncodeWork:
         for row in rows:
             yield (row["modality"], row["digest"]), Vector(row["vec"].to_numpy(), row["norm"])
 
-    def _read(self, item: _Item, budget: _Budget) -> None:
+    def _read(self, item: Item, budget: _Budget) -> None:
         """Learn the digest of the content; the bytes of uploads are read only if they are needed."""
         if item.text is not None:
             item.actual = digest_of(self._ingress.check_text(item.text, item.external_id))
@@ -187,7 +137,7 @@ class EncodeWork:
             # What does not fit is read again when its turn to be decoded comes, rather than held.
             item.data = data if budget.take(len(data)) else None
 
-    def _read_blobs(self, items: Sequence[_Item]) -> None:
+    def _read_blobs(self, items: Sequence[Item]) -> None:
         digests = [item.blob_digest for item in items if item.blob_digest is not None]
         if not digests:
             return
@@ -198,7 +148,7 @@ class EncodeWork:
             if item.blob_digest is not None:
                 item.data = contents.get(item.blob_digest)
 
-    def _prepare(self, served: Served, item: _Item) -> Any:
+    def _prepare(self, served: Served, item: Item) -> Any:
         """What the engine takes: uint8 (S, S, 3), or a prepared text."""
         if item.text is not None:
             prepared = served.encoder.prepare_text(item.text)
@@ -214,29 +164,14 @@ class EncodeWork:
         return served.encoder.prepare_image(self._ingress.decode(data, item.external_id))
 
 
-def _parts(items: Sequence[_Item]) -> Iterator[list[_Item]]:
-    """Cut items so that a part's uploads stay within `PART_BYTES`."""
-    part: list[_Item] = []
-    total = 0
-    for item in items:
-        size = item.blob_bytes or 0
-        if part and (len(part) == PART_ITEMS or total + size > PART_BYTES):
-            yield part
-            part, total = [], 0
-        part.append(item)
-        total += size
-    if part:
-        yield part
-
-
-def _each(executor: Executor, step: Any, items: Sequence[_Item]) -> list[Any]:
+def _each(executor: Executor, step: Any, items: Sequence[Item]) -> list[Any]:
     """Run a step for each item; what it raises becomes that item's error, and None its result."""
 
-    def guarded(item: _Item) -> Any:
+    def guarded(item: Item) -> Any:
         try:
             return step(item)
         except BaseException as error:  # noqa: BLE001 - one bad item never sinks its neighbours
-            item.error = _as_item_error(error, item.external_id)
+            item.error = as_item_error(error, item.external_id)
             item.data = None
             return None
 
@@ -254,48 +189,3 @@ def _land(flight: Future[Vector], done: Future[np.ndarray]) -> None:
                 flight.set_exception(bad)
         else:
             flight.set_exception(error)
-
-
-def normalise(vector: np.ndarray) -> Vector:
-    """Divide by the L2 norm, in float32.
-
-    Args:
-        vector: float32 (dim,).
-
-    Raises:
-        BadVector: zero or not finite.
-    """
-    norm = float(np.linalg.norm(vector.astype(np.float64)))
-    if not np.isfinite(norm) or norm < np.finfo(np.float32).tiny:
-        raise BadVector(f"the model gave a vector of length {norm:g}")
-    return Vector((vector / np.float32(norm)).astype(np.float32), norm)
-
-
-def _outcome(item: _Item) -> Outcome:
-    """Wait for the item's vector."""
-    vector, error = None, item.error
-    if error is None and item.vector is not None:
-        try:
-            vector = item.vector.result(FORWARD_SECONDS)
-        except BaseException as failure:  # noqa: BLE001 - each item has its own fate
-            error = _as_item_error(failure, item.external_id)
-    return Outcome(
-        item_id=item.item_id, generation=item.generation, modality=item.modality, external_id=item.external_id,
-        digest=item.actual, vector=vector, error=error, learnt=item.actual is not None and item.actual != item.digest,
-    )  # fmt: skip
-
-
-def _as_item_error(error: BaseException, name: str) -> ItemError:
-    """The failure of one item, whatever was raised; the message names the item."""
-    if isinstance(error, ItemError):
-        # Of a neighbour with the same content, or of the engine, which knows no names.
-        return error if str(error).startswith(name) else type(error)(f"{name}: {error}")
-    if isinstance(error, NonFiniteVectors):
-        return BadVector(f"{name}: {error}")
-    if isinstance(error, ModelInvalidInput):
-        return InvalidInput(f"{name}: {error}")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return OutOfMemory(f"{name}: {error or 'not enough memory'}")
-    if isinstance(error, TimeoutError):
-        return EngineUnavailable(f"{name}: no vector came within {FORWARD_SECONDS:g} s")
-    return EncodeFailed(f"{name}: {type(error).__name__}: {error}")

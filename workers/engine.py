@@ -75,6 +75,7 @@ class Engine:
         self._lanes: dict[Lane, deque[_Entry]] = {"interactive": deque(), "rest": deque()}
         self._cut: deque[list[_Entry]] = deque()
         self._in_hand: list[_Entry] = []
+        self._began: float | None = None
         self._closed = False
         self.forwards = 0
         self.encoded = 0
@@ -108,6 +109,12 @@ class Engine:
                 self._changed.notify_all()
         return [entry.future for entry in entries]
 
+    @property
+    def busy_seconds(self) -> float:
+        """How long the batch in hand has been there; 0 when idle."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
     def close(self) -> None:
         """Fail what waits, and end the thread after the batch in hand."""
         with self._changed:
@@ -132,7 +139,7 @@ class Engine:
                     EngineUnavailable(f"the engine of {self._name} died: {type(error).__name__}: {error}"),
                 )
             finally:
-                self._in_hand = []
+                self._in_hand, self._began = [], None
         with self._changed:
             self._fail_waiting()
 
@@ -146,13 +153,13 @@ class Engine:
     def _loop(self) -> None:
         while (batch := self._next_batch()) is not None:
             self._in_hand = batch
-            now = time.monotonic()
+            self._began = now = time.monotonic()
             late = [entry for entry in batch if entry.deadline is not None and entry.deadline < now]
             _fail(late, Expired("the deadline passed before the forward"))
             # False where whoever waited has cancelled; from here on nobody else may settle the future.
             live = [e for e in batch if not e.future.done() and e.future.set_running_or_notify_cancel()]
             self._encode(live)
-            self._in_hand = []
+            self._in_hand, self._began = [], None
 
     def _next_batch(self) -> list[_Entry] | None:
         """The batch whose turn it is; None when the engine closes."""

@@ -10,24 +10,9 @@ import contextlib
 import threading
 from collections.abc import Hashable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
-
-import numpy as np
 
 from workers.errors import EngineUnavailable
-
-
-@dataclass(frozen=True, slots=True)
-class Vector:
-    """A vector as it is stored.
-
-    Args:
-        values: float16 or float32 (dim,), of length 1.
-        norm: L2 norm before normalisation.
-    """
-
-    values: np.ndarray
-    norm: float
+from workers.vector import Vector
 
 
 class Flights:

@@ -40,16 +40,12 @@ class Heartbeat:
         database_url: of Postgres.
         state: what to write.
         lease_seconds: after so long without a beat others take the chunks.
-        after_beat: called after each beat; hands back chunks that nobody works on.
     """
 
-    def __init__(
-        self, database_url: str, state: WorkerState, lease_seconds: float, after_beat: Callable[[], None]
-    ) -> None:
+    def __init__(self, database_url: str, state: WorkerState, lease_seconds: float) -> None:
         self._url = database_url
         self._state = state
         self._lease = lease_seconds
-        self._after_beat = after_beat
         self._connection: Connection | None = None
         self._last = time.monotonic()
         self._loop = Loop("heartbeat", self._beat, lease_seconds / 5)
@@ -90,7 +86,6 @@ class Heartbeat:
             log.warning(
                 "lease_lost", silent_seconds=round(silent, 1), then="others may have taken the chunks; fences guard"
             )
-        self._after_beat()
 
     def _write(self) -> None:
         if self._connection is None or self._connection.closed:

@@ -37,7 +37,8 @@ class Loop:
     def stop(self, timeout: float) -> bool:
         """Ask it to end and wait for the turn in hand, at most `timeout` seconds; returns whether it ended."""
         self._stopped.set()
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def _run(self) -> None:

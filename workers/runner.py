@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -19,6 +20,8 @@ AHEAD = 1
 """Messages that are claimed before a thread is free for them."""
 HAND_OVER_SECONDS = 2.0
 """How long a hand-over may wait for room before the chunks go back to the ledger."""
+CLAIM_SECONDS = 1.0
+"""How long a stopping worker waits for the answer to a claim."""
 WAITERS = 2
 """Hand-overs that may wait at a time: as many as Celery has threads beyond the call slots."""
 
@@ -48,8 +51,9 @@ class ChunkRunner:
         self._waiters = threading.Semaphore(WAITERS)
         self._waiting: queue.SimpleQueue[_Message | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._held: set[int] = set()
+        self._held: Counter[int] = Counter()  # two deliveries of one chunk may both be trying to claim it
         self._running = 0
+        self._claiming = 0
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._run, name=f"chunks-{n}", daemon=True) for n in range(slots)]
 
@@ -73,20 +77,26 @@ class ChunkRunner:
             self._ledger.release(chunk_ids)
             return False
         queued = False
+        trying = set(chunk_ids)
         with self._lock:
-            self._held.update(chunk_ids)
+            stopping = self._stopping.is_set()
+            if not stopping:
+                self._held.update(trying)
+                self._claiming += 1
+        if stopping:
+            self._room.release()
+            self._ledger.release(chunk_ids)
+            return False
         try:
             chunks = self._ledger.claim(chunk_ids)
-            queued = bool(chunks)
-            with self._lock:
-                self._held.difference_update(set(chunk_ids) - {chunk.chunk_id for chunk in chunks})
-            if queued:
+            if chunks:
+                trying -= {chunk.chunk_id for chunk in chunks}
                 self._waiting.put(_Message(served, chunks))
-        except BaseException:
-            with self._lock:
-                self._held.difference_update(chunk_ids)
-            raise
+                queued = True
         finally:
+            with self._lock:
+                self._claiming -= 1
+            self._let_go(trying)
             if not queued:
                 self._room.release()
         return queued
@@ -95,14 +105,15 @@ class ChunkRunner:
         """Hand back chunks that the ledger says are ours though nobody here works on them. Raises psycopg.Error."""
         running = self._ledger.running()
         with self._lock:
-            strays = running - self._held
+            strays = running - set(self._held)
         if strays:
             log.warning("strays_released", chunks=sorted(strays))
             self._ledger.release(sorted(strays))
 
     def stop_taking(self) -> None:
         """Take no more; what is claimed and not begun goes back."""
-        self._stopping.set()
+        with self._lock:
+            self._stopping.set()
         while True:
             try:
                 message = self._waiting.get_nowait()
@@ -116,12 +127,16 @@ class ChunkRunner:
     def drain(self, seconds: float) -> bool:
         """Wait for the messages that run; returns whether all ended in time."""
         deadline = time.monotonic() + seconds
-        for thread in self._threads:
+        started = [thread for thread in self._threads if thread.ident is not None]
+        for thread in started:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in started)
 
     def release_all(self) -> None:
         """Hand back whatever is still in hand; its writes find their fence gone."""
+        deadline = time.monotonic() + CLAIM_SECONDS
+        while self._claiming and time.monotonic() < deadline:
+            time.sleep(0.01)  # a claim under way would take the chunks again right after this
         with self._lock:
             held = sorted(self._held)
         if held:
@@ -144,6 +159,11 @@ class ChunkRunner:
         finally:
             self._waiters.release()
 
+    def _let_go(self, chunk_ids: Iterable[int]) -> None:
+        with self._lock:
+            self._held.subtract(chunk_ids)
+            self._held = +self._held
+
     def _run(self) -> None:
         while (message := self._waiting.get()) is not None:
             with self._lock:
@@ -159,7 +179,7 @@ class ChunkRunner:
             finally:
                 with self._lock:
                     self._running -= 1
-                    self._held.difference_update(chunk.chunk_id for chunk in message.chunks)
+                self._let_go(chunk.chunk_id for chunk in message.chunks)
                 self._room.release()
 
     def _fail(self, chunks: Sequence[ClaimedChunk], error: BaseException) -> None:
@@ -174,7 +194,5 @@ class ChunkRunner:
     def _give_back(self, chunk_ids: Sequence[int]) -> None:
         try:
             self._ledger.release(chunk_ids)
-            with self._lock:
-                self._held.difference_update(chunk_ids)
         except Exception as error:  # noqa: BLE001 - the lease ends by itself
             log.warning("chunks_not_released", chunks=list(chunk_ids), error=str(error).strip())

@@ -24,6 +24,7 @@ from workers.flights import Flights
 from workers.heartbeat import Heartbeat, WorkerState
 from workers.ingress import Ingress
 from workers.ledger import Ledger
+from workers.loop import Loop
 from workers.preflight import service_urls
 from workers.runner import WAITERS, ChunkRunner
 from workers.spaces import Spaces
@@ -34,6 +35,9 @@ log = structlog.get_logger(__name__)
 MAX_DECODERS = 8
 LOADING_SECONDS = 1.0
 """How long chunks are put off whose model is being loaded."""
+STUCK_SECONDS = 300.0
+"""A batch that takes longer never ends: the process does, for whoever supervises it to start it again."""
+STUCK_EXIT_CODE = 5
 EXIT_GRACE = 3.0
 """Seconds after the drain in which everything else must have ended."""
 
@@ -64,7 +68,8 @@ class Service:
         state = WorkerState(
             self.worker_id, settings.chunk_slots, lambda: self._runner.free_slots, self._spaces.describe
         )
-        self._heartbeat = Heartbeat(database_url, state, settings.lease_seconds, self._runner.release_strays)
+        self._heartbeat = Heartbeat(database_url, state, settings.lease_seconds)
+        self._watch = Loop("watch", self._look_after, settings.lease_seconds / 5)
         self._dispatcher = Dispatcher(
             database_url, self._broker, self.worker_id, settings.lease_seconds, settings.poll_seconds
         )
@@ -84,10 +89,12 @@ class Service:
     def _start(self) -> None:
         began = time.monotonic()
         self._heartbeat.start()
-        self._spaces.load_all()
-        if self._asked.is_set():
-            return
+        loading = self._spaces.load_all()
+        while not all(future.done() for future in loading):
+            if self._asked.wait(0.1):
+                return
         self._runner.start()
+        self._watch.start()
         self._dispatcher.start()
         if not self._consumer.start(30.0):
             log.warning("consumer_not_ready_yet")
@@ -102,6 +109,7 @@ class Service:
         self._consumer.stop_taking()
         self._heartbeat.announce([])
         self._dispatcher.stop()
+        self._watch.stop(1.0)
         self._runner.stop_taking()
         drained = self._runner.drain(self._settings.drain_seconds)
         self._runner.release_all()
@@ -122,6 +130,15 @@ class Service:
                 log.warning("chunks_left", chunks=ids, reason=str(loading.exception()))
             else:
                 self._runner.take(loading.result(), ids)
+
+    def _look_after(self) -> None:
+        if self._spaces.busy_seconds > STUCK_SECONDS:
+            # A forward cannot be interrupted, and a worker behind it would hold its chunks for ever.
+            log.critical("worker_exits_stuck", forward_seconds=round(self._spaces.busy_seconds))
+            threading.Timer(EXIT_GRACE, os._exit, [STUCK_EXIT_CODE]).start()
+            self._runner.release_all()
+            os._exit(STUCK_EXIT_CODE)
+        self._runner.release_strays()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1

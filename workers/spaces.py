@@ -59,12 +59,11 @@ class Spaces:
         self._states: dict[int, dict[str, Any]] = {}
         self._engines: dict[tuple[str, str | None], tuple[Encoder, Engine]] = {}
 
-    def load_all(self) -> None:
-        """Load the models of all spaces that the queues serve, and wait for them. Refused ones are logged."""
+    def load_all(self) -> list[Future[Served]]:
+        """Start loading the models of all spaces that the queues serve. Refused ones are logged."""
         with self._pool.connection() as connection:
             rows = connection.execute(query("served_spaces"), {"queues": self._queues}).fetchall()
-        for future in [self.get(row["space_id"]) for row in rows]:
-            future.exception()
+        return [self.get(row["space_id"]) for row in rows]
 
     def get(self, space_id: int) -> Future[Served]:
         """The space once its model is loaded; fails with SpaceRefused. The first to ask starts the loading."""
@@ -93,6 +92,11 @@ class Spaces:
         """State of each space, for the worker's row: space, model, state (loading, ready or refused) and detail."""
         with self._lock:
             return [dict(state) for _, state in sorted(self._states.items())]
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the longest forward under way has lasted."""
+        return max((engine.busy_seconds for _, engine in list(self._engines.values())), default=0.0)
 
     def close(self) -> None:
         """Stop the engines; what waits in them fails."""

@@ -16,9 +16,9 @@ from pgvector import HalfVector
 
 from workers.database import Connection, Pool
 from workers.errors import ItemError
-from workers.flights import Vector
 from workers.ledger import MAX_ATTEMPTS, ClaimedChunk, Ledger
 from workers.queries import query
+from workers.vector import Vector
 
 log = structlog.get_logger(__name__)
 

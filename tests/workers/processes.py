@@ -119,13 +119,14 @@ class Workers:
         self._folder = folder
         self._started: list[WorkerProcess] = []
 
-    def __call__(self, *arguments: str, fork: bool = True, **settings: object) -> WorkerProcess:
-        """Start one and wait until it is ready; keyword arguments are settings."""
+    def __call__(self, *arguments: str, fork: bool = True, ready: bool = True, **settings: object) -> WorkerProcess:
+        """Start one and, unless told otherwise, wait until it is ready; other keyword arguments are settings."""
         given = {f"SIGHTLINE_{name.upper()}": str(value) for name, value in settings.items()}
         log = self._folder / f"worker-{len(self._started)}.log"
         worker = WorkerProcess(arguments, self._environment | given, log, fork)
         self._started.append(worker)
-        worker.wait_for("worker_ready", 60)
+        if ready:
+            worker.wait_for("worker_ready", 60)
         return worker
 
     def kill_all(self) -> None:

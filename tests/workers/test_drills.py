@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from sightline.client import Sightline
+from sightline.broker import Broker
+from sightline.client import Lane, Sightline
 from sightline.job import Job
 from tests.workers.conftest import png
 from tests.workers.processes import Workers, until
@@ -24,17 +25,29 @@ def _space(space: str) -> None:
     """Every job here is one of the current space."""
 
 
-def submit(client: Sightline, collection: str, count: int = ITEMS) -> Job:
+def submit(client: Sightline, collection: str, count: int = ITEMS, lane: Lane = "normal") -> Job:
+    """A job that does not start before `go`."""
     seed = abs(hash(collection)) % 10**6
     items: list[Any] = [{"data": png(seed + n, (30, 30)), "external_id": str(n)} for n in range(count)]
-    return client.ingest(items, collection=collection)
+    with psycopg.connect(client.database_url) as lent:
+        job = client.ingest(items, collection=collection, lane=lane, connection=lent)
+        lent.execute("update sightline.chunk set run_at = 'infinity' where job_id = %s", (job.job_id,))
+    return job
+
+
+def go(connection: psycopg.Connection, job: Job) -> None:
+    connection.execute("update sightline.chunk set run_at = now() where job_id = %s", (job.job_id,))
 
 
 @contextlib.contextmanager
-def flushes_blocked(client: Sightline) -> Iterator[None]:
-    """While this is open, a worker can claim and encode, and blocks at the first item that it wants to store."""
+def flush_blocked(client: Sightline, job: Job, which: str) -> Iterator[None]:
+    """While this is open, a worker can claim and encode, and blocks when it stores the first ("min") or last chunk."""
     with psycopg.connect(client.database_url) as holding:
-        holding.execute("select from sightline.item for update")
+        holding.execute(
+            "select from sightline.item where item_id in (select unnest(item_ids) from sightline.chunk "
+            f"where chunk_id = (select {which}(chunk_id) from sightline.chunk where job_id = %s)) for update",
+            (job.job_id,),
+        )
         yield
         holding.rollback()
 
@@ -76,9 +89,9 @@ def test_a_killed_worker_loses_nothing(
 ) -> None:
     killed = start_worker()
     job = submit(client, "killed")
-    until(lambda: any(state == "done" for state, _ in chunks(connection, job)))
-    with flushes_blocked(client):
-        until(lambda: running(connection, job) > 0)
+    with flush_blocked(client, job, "max"):
+        go(connection, job)
+        until(lambda: {state for state, _ in chunks(connection, job)} == {"done", "running"})
         killed.kill()
     assert running(connection, job) > 0  # the ledger does not know yet
     start_worker()
@@ -86,13 +99,15 @@ def test_a_killed_worker_loses_nothing(
     assert {attempt for _, attempt in chunks(connection, job)} == {0, 1}  # the lost ones alone spent an attempt
 
 
-def test_a_broken_connection_costs_nothing(client: Sightline, connection: psycopg.Connection) -> None:
+def test_broken_connections_cost_nothing(client: Sightline, connection: psycopg.Connection, broker: Broker) -> None:
     job = submit(client, "broken")
+    go(connection, job)
     for _ in range(3):
         until(lambda: running(connection, job) > 0 or job.progress().finished)
         connection.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'sightline-worker'"
         )
+        broker.redis.client_kill_filter(_type="normal", skipme=True)
     every_item_is_stored_once(connection, job)
 
 
@@ -103,6 +118,7 @@ def test_a_frozen_worker_is_replaced_and_its_late_writes_are_dropped(
     frozen = start_worker()
     job = submit(client, "frozen")
     with uploads_blocked(client):
+        go(connection, job)
         until(lambda: running(connection, job) > 0)
         frozen.send(signal.SIGSTOP)
     start_worker()
@@ -118,17 +134,20 @@ def test_a_stopping_worker_finishes_what_it_began(
     client: Sightline, connection: psycopg.Connection, start_worker: Workers
 ) -> None:
     start_worker.kill_all()
-    stopped = start_worker(poll_seconds=0.05)
-    job = submit(client, "stopped")
-    with flushes_blocked(client):
-        until(lambda: running(connection, job) > 0)
+    stopped = start_worker(chunk_slots=1)
+    begun, ahead = submit(client, "begun", 60, "normal"), submit(client, "ahead", 60, "bulk")
+    with flush_blocked(client, begun, "min"):
+        go(connection, begun)
+        until(lambda: running(connection, begun))
+        go(connection, ahead)
+        until(lambda: running(connection, ahead))
         stopped.send(signal.SIGTERM)
         stopped.wait_for("worker_stopping")
     assert stopped.wait(12) == 0
     assert stopped.events("worker_stopped")[0]["drained"] is True
-    states = chunks(connection, job)
-    assert {state for state, _ in states} == {"done", "queued"}
-    assert {attempt for _, attempt in states} == {0}
+    assert chunks(connection, begun) == [("done", 0)]
+    assert chunks(connection, ahead) == [("queued", 0)]
+    assert begun.progress().finished
 
 
 def test_a_worker_that_cannot_finish_hands_its_work_back_in_time(
@@ -138,6 +157,7 @@ def test_a_worker_that_cannot_finish_hands_its_work_back_in_time(
     until(lambda: connection.execute("select from sightline.job where finished_at is null").rowcount == 0, 40)
     job = submit(client, "slow")
     with uploads_blocked(client):
+        go(connection, job)
         until(lambda: running(connection, job) > 0)
         began = time.monotonic()
         slow.send(signal.SIGTERM)
@@ -155,6 +175,7 @@ def test_a_second_signal_ends_it_at_once(
     every_item_is_stored_once(connection, job)  # what the drill before handed back
     job = submit(client, "hasty")
     with uploads_blocked(client):
+        go(connection, job)
         until(lambda: running(connection, job) > 0)
         hasty.send(signal.SIGINT)
         hasty.wait_for("worker_stopping")

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("ledger_adds_up")
 
 @pytest.fixture(scope="module", autouse=True)
 def worker(space: str, start_worker: Workers) -> WorkerProcess:
-    return start_worker()
+    return start_worker("--queues", "encode,encode.gpu")
 
 
 def stored(connection: psycopg.Connection, collection: str) -> dict[str, np.ndarray]:
@@ -181,11 +181,13 @@ def test_a_wiped_redis_loses_nothing(client: Sightline, broker: Broker, connecti
     assert len(stored(connection, "wiped")) == 600
 
 
-def test_a_space_that_appears_later_is_loaded_then(
+def test_a_space_of_another_pool_that_appears_later_is_loaded_then(
     client: Sightline, connection: psycopg.Connection, encoder: Encoder
 ) -> None:
-    make_space(client.database_url, "later", encoder)
+    make_space(client.database_url, "later", encoder, pool="gpu")
     assert client.ingest([{"text": "a late one"}], collection="late", space="later").wait(timeout=30).done == 1
+    call = {"kind": "encode", "space": "later", "inputs": [{"text": "a late one"}]}
+    assert client.broker.call("encode.gpu.interactive", call, 10)["space"] == "later"
     states = connection.execute("select models from sightline.worker where stopped_at is null").fetchall()[-1][0]
     assert {state["space"] for state in states if state["state"] == "ready"} == {"tiny", "later"}
 

@@ -16,9 +16,9 @@ from psycopg.types.json import Jsonb
 from tests.models.tiny_checkpoints import DIM
 from workers.database import Pool, open_pool
 from workers.errors import NotFound, SourceUnavailable
-from workers.flights import Vector
 from workers.ingress import digest_of
 from workers.ledger import MAX_ATTEMPTS, ClaimedChunk, Ledger
+from workers.vector import Vector
 from workers.writer import Outcome, Writer
 
 

@@ -43,6 +43,7 @@ class Dispatcher:
         self._connection: Connection | None = None
         self._connected_at = 0.0
         self._swept_at = 0.0
+        self._asked_at = 0.0
         self._leads = False
         self._loop = Loop("dispatcher", self._turn, poll_seconds)
 
@@ -80,8 +81,13 @@ class Dispatcher:
         return self._connection
 
     def _lead(self, connection: Connection) -> bool:
-        arguments = {"worker_id": self._worker_id, "seconds": max(1.0, 0.4 * self._lease)}
-        row = connection.execute(query("lead"), arguments).fetchone()
+        """Whether this worker leads; asks again, and so renews, each quarter of the lead's own lease."""
+        seconds = max(1.0, 0.4 * self._lease)
+        asked = time.monotonic()
+        if asked - self._asked_at < seconds / 4:
+            return self._leads
+        row = connection.execute(query("lead"), {"worker_id": self._worker_id, "seconds": seconds}).fetchone()
+        self._asked_at = asked
         leads = bool(row and row["lead"])
         if leads != self._leads:
             log.info("dispatcher_leads" if leads else "dispatcher_follows")

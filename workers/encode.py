@@ -97,9 +97,8 @@ class EncodeWork:
                 item.vector, mine = boarding.join((served.space_id, item.modality, item.actual))
                 if mine:
                     first[item.modality, item.actual] = item, item.vector
-        for key, vector in self._reusable(served, [digest for _, digest in first]):
-            if key in first:
-                first.pop(key)[1].set_result(vector)
+        for key, vector in self._reusable(served, list(first)):
+            first.pop(key)[1].set_result(vector)
         items = [item for item, _ in first.values()]
         self._read_blobs(items)
         prepared = _each(self._decoders, lambda item: self._prepare(served, item), items)
@@ -115,13 +114,19 @@ class EncodeWork:
             if done is None:
                 flight.set_exception(item.error or EngineUnavailable("the item was not prepared"))
 
-    def _reusable(self, served: Served, digests: list[bytes]) -> Iterator[tuple[tuple[str, bytes], Vector]]:
-        if not digests:
+    def _reusable(
+        self, served: Served, contents: list[tuple[str, bytes]]
+    ) -> Iterator[tuple[tuple[str, bytes], Vector]]:
+        """Stored vectors by modality and digest, of those contents that have one in the space."""
+        if not contents:
             return
+        arguments = {
+            "space_id": served.space_id,
+            "modalities": [modality for modality, _ in contents],
+            "digests": [digest for _, digest in contents],
+        }
         with self._pool.connection() as connection, connection.cursor(binary=True) as cursor:
-            rows = cursor.execute(
-                query("reusable_vectors"), {"space_id": served.space_id, "digests": digests}
-            ).fetchall()
+            rows = cursor.execute(query("reusable_vectors"), arguments).fetchall()
         for row in rows:
             yield (row["modality"], row["digest"]), Vector(row["vec"].to_numpy(), row["norm"])
 

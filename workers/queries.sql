@@ -40,12 +40,15 @@ where i.item_id = any (%(item_ids)s) order by i.item_id
 select digest, bytes from sightline.blob where digest = any (%(digests)s)
 
 -- name: reusable_vectors
--- Vectors of the same content, of whatever item.
-select distinct on (i.modality, i.digest) i.modality, i.digest, e.norm, e.vec
-from sightline.item i
-join sightline.embedding e on e.space_id = %(space_id)s and e.item_id = i.item_id and e.slot = 0 and e.generation = i.generation
-                          and e.modality = i.modality
-where i.digest = any (%(digests)s)
+-- Vectors of the same content, of whatever item. One each: a blank page may be there a million times.
+select d.modality, d.digest, v.norm, v.vec
+from unnest(%(modalities)s::text[], %(digests)s::bytea[]) d(modality, digest)
+cross join lateral (
+  select e.norm, e.vec from sightline.item i
+  join sightline.embedding e on e.space_id = %(space_id)s and e.item_id = i.item_id and e.slot = 0 and e.generation = i.generation
+                            and e.modality = i.modality
+  where i.digest = d.digest and i.modality = d.modality limit 1
+) v
 
 -- name: limit_waiting
 -- A transaction of somebody else that holds an item for long costs a retry, not the slot.

@@ -29,25 +29,37 @@ select sightline.close_job(%(job_id)s)
 select coalesce(array_agg(chunk_id), '{}') from sightline.chunk where state = 'running' and worker_id = %(worker_id)s
 
 -- name: load_items
--- `encoded`: a vector of the present content is there already, of an earlier delivery or another job.
-select i.item_id, i.generation, i.modality, i.external_id, i.uri, i.text, i.digest, i.blob_digest, octet_length(b.bytes) as blob_bytes,
-       exists (select from sightline.embedding e where e.space_id = %(space_id)s and e.item_id = i.item_id and e.slot = 0
-               and e.generation = i.generation and e.modality = i.modality) as encoded
-from sightline.item i left join sightline.blob b on b.digest = i.blob_digest
-where i.item_id = any (%(item_ids)s) order by i.item_id
+-- `encoded`: a vector of the present content is there already, of an earlier delivery or another job. LATERAL with LIMIT, here and
+-- below, is one index lookup for each item whatever the planner thinks: without statistics, as in a bulk load, it read the whole space.
+select i.item_id, i.generation, i.modality, i.external_id, i.uri, i.text, i.digest, i.blob_digest, b.blob_bytes,
+       e.encoded is not null as encoded
+from sightline.item i
+left join lateral (
+  select octet_length(b.bytes) as blob_bytes from sightline.blob b where b.digest = i.blob_digest limit 1
+) b on true
+left join lateral (
+  select true as encoded from sightline.embedding e
+  where e.space_id = %(space_id)s and e.item_id = i.item_id and e.slot = 0 and e.generation = i.generation and e.modality = i.modality limit 1
+) e on true
+where i.item_id = any (%(item_ids)s::bigint[]) order by i.item_id
 
 -- name: load_blobs
 select digest, bytes from sightline.blob where digest = any (%(digests)s)
 
 -- name: reusable_vectors
--- Vectors of the same content, of whatever item. One each: a blank page may be there a million times.
+-- Vectors of the same content, of whatever item. One each: a blank page may be there a million times. OFFSET 0 keeps the order: first
+-- the items of a digest, then their vectors.
 select d.modality, d.digest, v.norm, v.vec
 from unnest(%(modalities)s::text[], %(digests)s::bytea[]) d(modality, digest)
 cross join lateral (
-  select e.norm, e.vec from sightline.item i
-  join sightline.embedding e on e.space_id = %(space_id)s and e.item_id = i.item_id and e.slot = 0 and e.generation = i.generation
-                            and e.modality = i.modality
-  where i.digest = d.digest and i.modality = d.modality limit 1
+  select e.norm, e.vec
+  from (select i.item_id, i.generation from sightline.item i where i.digest = d.digest and i.modality = d.modality offset 0) i
+  cross join lateral (
+    select e.norm, e.vec from sightline.embedding e
+    where e.space_id = %(space_id)s and e.item_id = i.item_id and e.slot = 0 and e.generation = i.generation and e.modality = d.modality
+    limit 1
+  ) e
+  limit 1
 ) v
 
 -- name: limit_waiting

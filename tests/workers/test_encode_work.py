@@ -15,6 +15,7 @@ import pytest
 
 from models.encoder import Encoder
 from sightline.client import Sightline
+from tests.models.tiny_checkpoints import DIM
 from tests.workers.conftest import png
 from workers.database import Pool, open_pool
 from workers.encode import EncodeWork
@@ -24,6 +25,7 @@ from workers.flights import Flights
 from workers.ingress import Ingress
 from workers.items import PART_ITEMS, Item, parts
 from workers.ledger import ClaimedChunk, Ledger
+from workers.queries import query
 from workers.spaces import Served
 from workers.writer import Writer
 
@@ -162,3 +164,34 @@ def test_parts_are_bounded_in_items_and_bytes() -> None:
     assert [len(part) for part in parts([item(10)] * (PART_ITEMS + 1))] == [PART_ITEMS, 1]
     assert [len(part) for part in parts([item(40 * 2**20)] * 3)] == [1, 1, 1]
     assert list(parts([])) == []
+
+
+def test_lookups_do_not_read_the_whole_space(database_url: str, connection: psycopg.Connection, served: Served) -> None:
+    """In a bulk load there are no statistics yet; the planner must not need them."""
+    connection.execute("insert into sightline.collection (name) values ('large')")
+    connection.execute(
+        "insert into sightline.item (collection_id, modality, external_id, text, digest) "
+        "select collection_id, 'text', 'x' || n, 't' || n, sha256(convert_to('t' || n, 'UTF8')) "
+        "from sightline.collection, generate_series(1, 4000) n where name = 'large'"
+    )
+    connection.execute(
+        "insert into sightline.embedding (space_id, item_id, generation, norm, modality, vec) "
+        "select %s, item_id, 1, 1, 'text', array_fill(0.2, array[%s])::vector::halfvec from sightline.item "
+        "join sightline.collection using (collection_id) where name = 'large'",
+        (served.space_id, DIM),
+    )
+    rows = connection.execute(
+        "select item_id, digest from sightline.item where external_id ~ '^x[0-9]{1,2}$'"
+    ).fetchall()
+    lookups: dict[str, dict[str, Any]] = {
+        "load_items": {"space_id": served.space_id, "item_ids": [row[0] for row in rows[:64]]},
+        "reusable_vectors": {
+            "space_id": served.space_id, "modalities": ["text"] * 64, "digests": [row[1] for row in rows[:64]],
+        },
+    }  # fmt: skip
+    for name, arguments in lookups.items():
+        row = connection.execute("explain (analyze, buffers, format json) " + query(name), arguments).fetchone()
+        assert row is not None
+        plan = row[0][0]["Plan"]
+        assert plan["Actual Rows"] == 64
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 1000, name  # 64 look-ups of a few pages each

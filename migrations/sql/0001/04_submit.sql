@@ -64,9 +64,10 @@ create function sightline.without_vector(space_id smallint, item_ids bigint[]) r
 language sql stable set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
   select coalesce(array_agg(i.item_id order by i.modality, i.item_id), '{}')
   from sightline.item i
-  where i.item_id = any (item_ids)
-    and not exists (select from sightline.embedding e
-                    where e.space_id = without_vector.space_id and e.item_id = i.item_id and e.slot = 0 and e.generation = i.generation)
+  -- LIMIT keeps it a look-up for each item: as a join the planner would read the whole space.
+  left join lateral (select e.generation from sightline.embedding e
+                     where e.space_id = without_vector.space_id and e.item_id = i.item_id and e.slot = 0 limit 1) e on true
+  where i.item_id = any (item_ids) and e.generation is distinct from i.generation
 $$;
 
 -- What is wrong with one element of `items`, or null.

@@ -19,7 +19,7 @@ from sightline.errors import ServiceMissing, UsageError
 from sightline.ingest import Ingest
 from sightline.item import Ingestible
 from sightline.job import Job
-from sightline.settings import Settings
+from sightline.settings import Settings, libpq_url
 
 Modality = Literal["image", "text"]
 Lane = Literal["interactive", "normal", "bulk"]
@@ -328,7 +328,7 @@ def service_urls(settings: Settings, database_url: str | None, redis_url: str | 
                 "or set SIGHTLINE_DATABASE_URL and SIGHTLINE_REDIS_URL"
             )
         database_url, redis_url = stack.database_url, redis_url or stack.redis_url
-    return database_url, redis_url
+    return libpq_url(database_url), redis_url
 
 
 def _image_bytes(image: str | os.PathLike[str] | bytes, settings: Settings) -> bytes:

@@ -56,9 +56,15 @@ class Database:
                 with connection.transaction():
                     yield connection
             else:
-                self._pool.open()
+                self._open()
                 with self._pool.connection() as connection:
                     yield connection
+
+    def _open(self) -> None:
+        """Open the pool once; a first connection of its own tells at once, and in the server's words, what is wrong."""
+        if self._pool.closed:
+            psycopg.connect(self.url, connect_timeout=_CONNECT_SECONDS).close()
+            self._pool.open()
 
     @contextmanager
     def autocommit(self) -> Iterator[psycopg.Connection[Any]]:
@@ -109,4 +115,4 @@ def translated_errors() -> Iterator[None]:
     except psycopg.OperationalError as error:
         if error.sqlstate in ("42704", "55000", "P0002"):
             raise RequestRefused(str(error.diag.message_primary)) from error
-        raise ServiceMissing(f"Postgres cannot be reached: {str(error).strip()}") from error
+        raise ServiceMissing(f"Postgres cannot be reached: {' '.join(str(error).split())}") from error

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
     """Settings of client, CLI and worker. Secrets are never printed: DSNs are `SecretStr`."""
+
+    @field_validator("database_url", mode="before")
+    @classmethod
+    def _libpq_url(cls, value: object) -> object:
+        """SQLAlchemy's spelling of the same URL is understood too."""
+        return libpq_url(value) if isinstance(value, str) else value
 
     model_config = SettingsConfigDict(env_prefix="SIGHTLINE_", extra="ignore", frozen=True)
 
@@ -43,3 +49,8 @@ class Settings(BaseSettings):
     call_slots: int = Field(default=4, ge=1, description="Threads that one worker keeps for calls.")
     call_seconds: float = Field(default=10.0, description="Deadline of a call such as the encoding of a query.")
     log_level: str = Field(default="info", description="debug, info, warning or error.")
+
+
+def libpq_url(url: str) -> str:
+    """A database URL without SQLAlchemy's driver name: postgresql+psycopg://... becomes postgresql://..."""
+    return url.replace("postgresql+psycopg://", "postgresql://", 1)

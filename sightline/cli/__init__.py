@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from sightline.cli import demo, ingest, ledger, search, spaces, stack
-from sightline.errors import SightlineError
+from sightline.errors import ServiceMissing, SightlineError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,10 +31,18 @@ def main() -> None:
         app()
     except SightlineError as error:
         fail(str(error), error.exit_code)
+    except ValidationError as error:  # of the settings: every other value is checked where it is read
+        problems = [f"SIGHTLINE_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        fail("; ".join(problems), ServiceMissing.exit_code)
+    except SettingsError as error:
+        fail(str(error), ServiceMissing.exit_code)
     except TimeoutError as error:
         fail(str(error), 1)
     except KeyboardInterrupt:
         fail("interrupted", 130)
+    except Exception as error:  # noqa: BLE001 - the traceback is for whoever mends it, the exit code for scripts
+        traceback.print_exc()
+        fail(f"internal error: {type(error).__name__}: {error}", SightlineError.exit_code)
 
 
 def fail(message: str, exit_code: int) -> None:

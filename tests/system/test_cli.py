@@ -154,6 +154,27 @@ def test_errors_are_one_line_that_says_what_to_do(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"SIGHTLINE_CHUNK_SLOTS": "many"}, "SIGHTLINE_CHUNK_SLOTS: Input should be a valid integer"),
+        ({"SIGHTLINE_MEDIA_ROOTS": "/data"}, "media_roots"),
+        (
+            {
+                "SIGHTLINE_DATABASE_URL": "postgresql+psycopg://x@127.0.0.1:1/x",
+                "SIGHTLINE_REDIS_URL": "redis://127.0.0.1:1",
+            },
+            "Postgres cannot be reached",
+        ),
+    ],
+)
+def test_a_bad_setting_is_named(tmp_path: Path, environment: dict[str, str], message: str) -> None:
+    ended = run(tmp_path, "jobs", **environment)
+    assert ended.returncode == 3
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_ctrl_c_stops_everything_and_leaves_the_data(up: Up, home: Path) -> None:
     assert up.interrupt() == 0
     assert processes_of(home) == []

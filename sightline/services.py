@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from sightline.database import Database
 from sightline.embedded.stack import EmbeddedStack
 from sightline.embedded.supervisor import Supervisor
@@ -19,6 +21,8 @@ from sightline.errors import ServiceFailed, ServiceMissing
 from sightline.migrate import migrate
 from sightline.settings import Settings
 from sightline.space import ensure_default_space
+
+logger = structlog.get_logger(__name__)
 
 WORKER_READY_SECONDS = 120
 WORKER_GRACE_SECONDS = 5
@@ -64,10 +68,12 @@ def running_services(settings: Settings) -> Iterator[Services]:
         undo.callback(database.close)
         space = ensure_default_space(database, settings.model)
         log = stack.home / "worker.log" if stack else None
-        worker = supervised_worker(settings, database_url, redis_url, log=log)
+        worker = supervised_worker(settings, database_url, redis_url, queues=_all_queues(database), log=log)
         undo.callback(worker.stop, settings.drain_seconds + WORKER_GRACE_SECONDS)
         worker.start()
         _wait_for(worker, database, log)
+        for name, reason in _refused_spaces(database, worker.pid):
+            logger.warning("the worker does not serve a space", space=name, reason=reason)
         yield Services(database_url, redis_url, database, space, stack, worker, log)
 
 
@@ -94,16 +100,14 @@ def supervised_worker(
 
 
 def _wait_for(worker: Supervisor, database: Database, log: Path | None) -> None:
-    """Until the worker has written its first heartbeat.
-
-    Heartbeats of earlier processes linger, so the one that counts carries the pid of the child.
-    """
+    """Until the worker says that it consumes: its row has the pid of the child, and queues once models are loaded."""
     end = time.monotonic() + WORKER_READY_SECONDS
     while time.monotonic() < end:
         with database.transaction() as connection:
             ready = connection.execute(
                 "select from sightline.worker "
-                "where pid = %s and stopped_at is null and seen_at > clock_timestamp() - interval '10 s'",
+                "where pid = %s and queues <> '{}' and stopped_at is null "
+                "and seen_at > clock_timestamp() - interval '1 min'",
                 (worker.pid,),
             ).fetchone()
         if ready is not None:
@@ -112,6 +116,25 @@ def _wait_for(worker: Supervisor, database: Database, log: Path | None) -> None:
         if worker.last_exit is not None:  # one that ends at once would not do better the next time
             raise ServiceFailed(f"the worker ended with status {worker.last_exit}{_tail(log)}")
     raise ServiceFailed(f"the worker was not ready after {WORKER_READY_SECONDS} s{_tail(log)}")
+
+
+def _all_queues(database: Database) -> str:
+    """The queues of all spaces, comma-separated."""
+    with database.transaction() as connection:
+        rows = connection.execute(
+            "select 'encode' union select 'encode.' || pool from sightline.space where pool is not null order by 1"
+        ).fetchall()
+    return ",".join(queue for (queue,) in rows)
+
+
+def _refused_spaces(database: Database, pid: int | None) -> list[tuple[str, str]]:
+    """Spaces whose model the worker could not load, or whose passport is another model's, and why."""
+    with database.transaction() as connection:
+        return connection.execute(
+            "select m->>'space', m->>'detail' from sightline.worker, jsonb_array_elements(models) m "
+            "where pid = %s and stopped_at is null and m->>'state' = 'refused'",
+            (pid,),
+        ).fetchall()
 
 
 def _tail(log: Path | None) -> str:

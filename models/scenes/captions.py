@@ -47,7 +47,13 @@ def condition_caption(scene: Scene, condition_name: str, seed: int, language: st
 
 
 def wrong_caption(scene: Scene, seed: int, what: str | None = None, language: str = "en") -> Caption | None:
-    """A full caption with one claim changed so that it is false of the scene.
+    """The second of ``contrast``: a full caption with one claim changed so that it is false of the scene."""
+    pair = contrast(scene, seed, what, language)
+    return None if pair is None else pair[1]
+
+
+def contrast(scene: Scene, seed: int, what: str | None = None, language: str = "en") -> tuple[Caption, Caption] | None:
+    """A true full caption, and one that says the same but for one claim, which is false of the scene.
 
     ``what`` is one of WRONG, or ``None`` for any; ``None`` comes back where the scene has nothing of the kind
     to get wrong (a relation needs two things).
@@ -60,7 +66,8 @@ def wrong_caption(scene: Scene, seed: int, what: str | None = None, language: st
         for _ in range(20):
             query = _BREAKERS[name](true, dice)
             if query is not None and not query.matches(scene):
-                return _worded(query, f"wrong {name}", language)
+                told = true if query.relation else replace(true, relation=None)
+                return _worded(told, "full", language), _worded(query, f"wrong {name}", language)
     return None
 
 

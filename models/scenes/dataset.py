@@ -85,7 +85,7 @@ class Recipe:
     side: int = 72
     edited: float = 0.0
     text: bool = True
-    full: float = 0.5
+    full: float = 0.35
     unknown: float = 0.01
     reuse: int = 3
     pool: int = 6000

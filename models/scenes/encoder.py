@@ -37,7 +37,7 @@ def build_encoder(seed: int = 0) -> CLIPModel:
         "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 5, "num_attention_heads": 6,
         "image_size": SIDE, "patch_size": 24, "hidden_act": "gelu",
     }  # fmt: skip
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=256, logit_scale_init_value=2.3)
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=256, logit_scale_init_value=3.0)
     return CLIPModel._from_config(config, attn_implementation="eager")
 
 

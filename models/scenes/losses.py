@@ -18,11 +18,15 @@ _SCENE_CLASSES = (6, len(BACKGROUNDS), len(WORDS) + 1, len(STYLES) + 1)
 def contrastive(image: Tensor, text: Tensor, scale: Tensor, also: Tensor) -> Tensor:
     """Symmetric InfoNCE (CLIP, arXiv:2103.00020) of unit vectors (B, D), in nats.
 
-    Pairs (caption i, scene j) marked in ``also`` (B, B), true by chance, are left out of both softmaxes.
+    ``also`` (B, B) marks pairs (caption i, scene j) that are true by chance. A caption shares its label out among all
+    scenes it is true of (a short search should find each of them); for a scene, such captions are no negatives.
     """
-    logits = (scale * text @ image.T).masked_fill(also, -1e4)
-    labels = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    logits = scale * text @ image.T
+    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    labels = (own | also).float()
+    find_image = F.cross_entropy(logits, labels / labels.sum(dim=1, keepdim=True))
+    find_text = F.cross_entropy(logits.masked_fill(also, -1e4).T, torch.arange(len(logits), device=logits.device))
+    return (find_image + find_text) / 2
 
 
 def presence(things: Tensor) -> Tensor:

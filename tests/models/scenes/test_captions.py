@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.scenes.captions import KINDS, WRONG, caption, condition_caption, wrong_caption
+from models.scenes.captions import KINDS, WRONG, caption, condition_caption, contrast, wrong_caption
 from models.scenes.parse import parse
 from models.scenes.query import Claim, Query, Relation
 from models.scenes.sample import sample_scene
@@ -22,6 +22,22 @@ def test_wrong_captions_are_false_of_their_scene(what: str) -> None:
     wrong = [(s, c) for i, s in enumerate(SCENES) if (c := wrong_caption(s, i, what)) is not None]
     assert len(wrong) > len(SCENES) / 2
     assert not any(c.query.matches(s) for s, c in wrong)
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_contrast_is_true_and_false_and_differs_in_few_words(what: str) -> None:
+    for i, scene in enumerate(SCENES):
+        pair = contrast(scene, i, what)
+        if pair is None:
+            continue
+        true, wrong = pair
+        assert true.query.matches(scene)
+        assert not wrong.query.matches(scene)
+        told, mistold = true.text.split(), wrong.text.split()
+        if what != "relation":
+            assert len(told) == len(mistold)
+            # One word, and the article or the plural with it.
+            assert 1 <= sum(a != b for a, b in zip(told, mistold, strict=True)) <= 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -50,9 +50,12 @@ class Broker:
 
     def __init__(self, url: str, key_prefix: str) -> None:
         self.key_prefix = key_prefix
-        self.redis = redis.Redis.from_url(
-            url, socket_timeout=10, socket_connect_timeout=3, socket_keepalive=True, health_check_interval=20
-        )
+        try:
+            self.redis = redis.Redis.from_url(
+                url, socket_timeout=10, socket_connect_timeout=3, socket_keepalive=True, health_check_interval=20
+            )
+        except ValueError as error:
+            raise ServiceMissing(f"the Redis URL cannot be used: {error}") from error
 
     def close(self) -> None:
         """Close all connections."""

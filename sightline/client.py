@@ -24,6 +24,7 @@ from sightline.settings import Settings, libpq_url
 Modality = Literal["image", "text"]
 Lane = Literal["interactive", "normal", "bulk"]
 Status = Literal["complete", "fewer_exist", "scan_limit"]
+MAX_K = 10_000
 
 
 @dataclass(frozen=True)
@@ -251,6 +252,7 @@ class Sightline:
             modality: what to find, images or texts.
 
         Raises:
+            UsageError: an argument of the wrong type.
             RequestRefused: no such space or collection, wrong dimension, a bad filter.
             CallTimeout: no worker encoded the query in time.
         """
@@ -258,6 +260,7 @@ class Sightline:
         if len(given) != 1:
             raise UsageError(f"search takes exactly one of text, image and vector, not {' and '.join(given) or 'none'}")
         truncated = False
+        _check_search(text, vector, k, where)
         if vector is None:
             texts = [] if text is None else [text]
             images = [] if image is None else [_image_bytes(image, self.settings)]
@@ -279,6 +282,7 @@ class Sightline:
         modality: Modality = "image",
     ) -> Hits:
         """The k stored items nearest to a stored one, without it."""
+        _check_search(None, None, k, where)
         return self._hits("similar_to", space, item_id, k, collection, where, modality)
 
     def image_bytes(self, item_id: int) -> bytes:
@@ -333,13 +337,35 @@ def service_urls(settings: Settings, database_url: str | None, redis_url: str | 
 
 def _image_bytes(image: str | os.PathLike[str] | bytes, settings: Settings) -> bytes:
     """The bytes of a query image."""
-    if isinstance(image, bytes):
-        content = image
-    else:
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        size, content = len(image), bytes(image)
+    elif isinstance(image, (str, os.PathLike)):
+        path = Path(image)
         try:
-            content = Path(image).read_bytes()
-        except OSError as error:
-            raise UsageError(f"the image {os.fspath(image)} cannot be read: {error.strerror}") from error
-    if len(content) > settings.max_bytes:
-        raise UsageError(f"the image has {len(content):,} bytes; SIGHTLINE_MAX_BYTES admits {settings.max_bytes:,}")
+            if not path.is_file():  # a pipe would be waited for
+                raise UsageError(f"the image {path} is not a file" if path.exists() else f"there is no image {path}")
+            size = path.stat().st_size
+            content = path.read_bytes() if size <= settings.max_bytes else b""
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"the image {path} cannot be read: {reason}") from error
+    else:
+        raise UsageError(f"image must be a path or the bytes of an image file, not a {type(image).__name__}")
+    if size > settings.max_bytes:
+        raise UsageError(f"the image has {size:,} bytes; SIGHTLINE_MAX_BYTES admits {settings.max_bytes:,}")
     return content
+
+
+def _check_search(text: object, vector: object, k: object, where: object) -> None:
+    """Refuse arguments of the wrong type by name, before they turn into a puzzle of the driver's."""
+    if text is not None and (not isinstance(text, str) or not text.strip()):
+        raise UsageError(f"text must be a string and not empty, not {text!r:.50}")
+    if not isinstance(k, int) or not 1 <= k <= MAX_K:
+        raise UsageError(f"k must be a whole number from 1 to {MAX_K:,}, not {k!r}")
+    if where is not None and not isinstance(where, Mapping):
+        raise UsageError(f"where must be a mapping of fields to values, not a {type(where).__name__}")
+    if vector is not None:
+        try:
+            [float(x) for x in vector]  # type: ignore[attr-defined]
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"vector must be a sequence of numbers: {error}") from error

@@ -31,6 +31,7 @@ class Database:
         # No server-side prepared statements: a PgBouncer in transaction mode may stand in between.
         self._pool: ConnectionPool[psycopg.Connection[TupleRow]] = ConnectionPool(
             url, min_size=0, max_size=8, open=False, timeout=_CONNECT_SECONDS, reconnect_timeout=_CONNECT_SECONDS,
+            check=ConnectionPool.check_connection,  # else each call after a restart of Postgres meets a dead one
             kwargs={"prepare_threshold": None, "connect_timeout": _CONNECT_SECONDS, "application_name": "sightline"},
         )  # fmt: skip
 
@@ -110,9 +111,11 @@ def translated_errors() -> Iterator[None]:
             raise
         raise ServiceMissing("the database has no sightline schema, or an older one: sightline migrate") from error
     except (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError) as error:
+        if error.sqlstate is None:
+            raise ServiceMissing(f"the database URL cannot be used: {' '.join(str(error).split())}") from error
         hint = f" ({error.diag.message_hint})" if error.diag.message_hint else ""
         raise RequestRefused(f"{error.diag.message_primary or error}{hint}") from error
     except psycopg.OperationalError as error:
-        if error.sqlstate in ("42704", "55000", "P0002"):
+        if error.sqlstate in ("42704", "55000", "P0002") or (error.sqlstate or "").startswith("54"):
             raise RequestRefused(str(error.diag.message_primary)) from error
         raise ServiceMissing(f"Postgres cannot be reached: {' '.join(str(error).split())}") from error

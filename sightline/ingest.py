@@ -61,6 +61,8 @@ class Ingest:
                     bar.advance(bar.task_ids[0], len(batch))
         except BaseException as error:
             self._seal_cut(error)
+            if isinstance(error, SightlineError):
+                raise type(error)(f"{error} (job {self._job_id} goes on with what was submitted)") from error
             raise
         with self._database.transaction() as connection:
             self._seal(connection)
@@ -105,12 +107,17 @@ class Ingest:
 def _batches(prepared: Iterable[Prepared]) -> Iterator[list[Prepared]]:
     batch: list[Prepared] = []
     size = 0
-    for one in prepared:
-        batch.append(one)
-        size += len(one.blob or b"")
-        if len(batch) >= BATCH_ITEMS or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
+    try:
+        for one in prepared:
+            batch.append(one)
+            size += len(one.blob or b"")
+            if len(batch) >= BATCH_ITEMS or size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+    except Exception:
+        if batch:
+            yield batch  # what was read before the stream broke is done
+        raise
     if batch:
         yield batch
 

@@ -36,6 +36,9 @@ class Item:
             raise UsageError(f"an item has exactly one of path, data and text, not {' and '.join(given) or 'none'}")
 
 
+MAX_EXTERNAL_ID = 2000
+"""Bytes of an external_id: it is part of a unique index, whose rows Postgres limits."""
+
 Ingestible = Item | str | os.PathLike[str] | bytes | Mapping[str, Any]
 """A path of a file or folder, the bytes of an image file, an Item, or a mapping of Item's fields."""
 
@@ -51,17 +54,23 @@ class Prepared:
 def expand(items: Ingestible | Iterable[Ingestible], root: Path | None) -> Iterator[Item]:
     """Items one by one; a folder yields each of its files, hidden ones left out, in a stable order.
 
-    External ids of paths are relative to `root`, or to the folder given.
+    External ids of paths are relative to `root`, or to the folder given. A folder may be given by a symbolic link;
+    links to folders inside it are not followed: each becomes an item, which is refused by name.
+
+    Raises:
+        UsageError: an element is of a type that cannot be ingested.
     """
     if isinstance(items, (Item, str, bytes, os.PathLike, Mapping)):
         items = [items]
+    if not isinstance(items, Iterable):
+        raise UsageError(f"cannot ingest a {type(items).__name__}: give a path, bytes, Item, mapping, or many of them")
     for given in items:
         item = _as_item(given)
-        if item.path is None or item.external_id is not None:
+        if item.external_id is not None or not isinstance(item.path, (str, os.PathLike)) or not os.fspath(item.path):
             yield item
             continue
         path = Path(item.path)
-        if path.is_dir() and not path.is_symlink():
+        if _is_folder(path):
             for file in _walk(path):
                 yield replace(item, path=file, external_id=_relative(file, root or path))
         else:
@@ -87,11 +96,19 @@ def _relative(path: Path, root: Path | None) -> str:
     return printable(path.relative_to(root) if root is not None and path.is_relative_to(root) else path)
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that is too long or has a NUL: reading it will say so
+        return False
+
+
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every entry below a folder that is no folder; symbolic links to folders are not followed."""
+    """Every entry below a folder that is no folder, and the links to folders that are not followed."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        for name in sorted([*files, *links]):
             if not name.startswith("."):
                 yield Path(parent) / name
 
@@ -104,6 +121,7 @@ def printable(path: Path) -> str:
 def prepare(item: Item, settings: Settings) -> Prepared:
     """The specification of an item. What cannot be read becomes one with `error`: a failure of that item alone."""
     try:
+        _check_types(item)
         prepared = _content(item, settings)
         if item.metadata:
             prepared.spec["metadata"] = dict(item.metadata)
@@ -129,10 +147,27 @@ class _Unfit(Exception):
         self.error_class = error_class
 
 
+def _check_types(item: Item) -> None:
+    """Python does not check what an Item was given."""
+    if item.external_id is not None:
+        if not isinstance(item.external_id, str) or not item.external_id:
+            raise _Unfit("BadExternalId", f"external_id must be a string and not empty, not {item.external_id!r:.50}")
+        if len(item.external_id.encode("utf-8", "replace")) > MAX_EXTERNAL_ID:
+            raise _Unfit("BadExternalId", f"external_id is longer than {MAX_EXTERNAL_ID:,} bytes")
+    if item.group_key is not None and not isinstance(item.group_key, str):
+        raise _Unfit("BadItem", f"group_key must be a string, not {item.group_key!r:.50}")
+    if not isinstance(item.metadata, Mapping):
+        raise _Unfit("BadMetadata", f"metadata must be a mapping, not a {type(item.metadata).__name__}")
+    if item.path is not None and (not isinstance(item.path, (str, os.PathLike)) or not os.fspath(item.path)):
+        raise _Unfit("BadItem", f"path must be a path and not empty, not {item.path!r:.50}")
+    if item.data is not None and not isinstance(item.data, (bytes, bytearray, memoryview)):
+        raise _Unfit("BadItem", f"data must be bytes, not a {type(item.data).__name__}")
+    if item.text is not None and not isinstance(item.text, str):
+        raise _Unfit("BadText", f"text must be a string, not a {type(item.text).__name__}")
+
+
 def _content(item: Item, settings: Settings) -> Prepared:
     if item.text is not None:
-        if not isinstance(item.text, str):
-            raise _Unfit("BadText", f"text must be a string, not {type(item.text).__name__}")
         if not item.text.strip():
             raise _Unfit("EmptyText", "the text is empty")
         if len(item.text) > settings.max_text_chars:
@@ -190,11 +225,17 @@ def _kind(mode: int) -> str:
 
 
 def _rejected(item: Item, error_class: str, message: str) -> Prepared:
-    name = item.external_id or (printable(Path(item.path)) if item.path is not None else None)
-    if name is None:
-        content = item.data if item.data is not None else str(item.text).encode("utf-8", "backslashreplace")
+    if item.external_id is not None:
+        name = str(item.external_id)
+    elif item.path is not None:
+        name = printable(Path(item.path)) if isinstance(item.path, os.PathLike) else str(item.path)
+    else:
+        given = item.data if item.data is not None else item.text
+        content = (
+            bytes(given) if isinstance(given, (bytes, bytearray)) else str(given).encode("utf-8", "backslashreplace")
+        )
         name = "sha256:" + hashlib.sha256(content).hexdigest()
-    name = name.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00") or "(empty)"
+    name = name.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")[:200] or "(empty)"
     message = message.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
     return Prepared({"external_id": name, "error": {"class": error_class, "message": message}})
 

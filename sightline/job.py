@@ -14,9 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from sightline.database import Database
-from sightline.errors import JobFailed, JobNotVisible
+from sightline.errors import JobFailed, JobNotVisible, ServiceMissing
 
 log = structlog.get_logger(__name__)
+
+OUTAGE_SECONDS = 60
+"""How long `wait` bears with a database that cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +111,14 @@ class Job:
         Raises:
             JobNotVisible: the job's transaction has not committed.
             JobFailed: the job could not run, or was cancelled.
+            ServiceMissing: the database was out of reach for a minute.
             TimeoutError: it was not finished in time.
         """
         end = None if timeout is None else time.monotonic() + timeout
         pause, warn_at = 0.02, time.monotonic() + 10
         with _bar(enabled=progress) as bar:
             while True:
-                now = self.progress()
+                now = self._progress_through_outages(end)
                 if bar is not None:
                     _draw(bar, now)
                 if now.finished:
@@ -131,6 +135,19 @@ class Job:
         if now.state != "done":
             raise JobFailed(f"job {self.job_id} was {now.state}{': ' + now.error if now.error else ''}")
         return now
+
+    def _progress_through_outages(self, end: float | None) -> JobProgress:
+        """The progress; a database that restarts is given a while, for the job goes on without whoever waits."""
+        give_up = time.monotonic() + OUTAGE_SECONDS
+        if end is not None:
+            give_up = min(give_up, end)
+        while True:
+            try:
+                return self.progress()
+            except ServiceMissing as error:
+                if time.monotonic() > give_up:
+                    raise ServiceMissing(f"{error}; job {self.job_id} goes on without this wait") from error
+                time.sleep(0.5)
 
     def _warn_without_worker(self) -> None:
         with self._database.transaction() as connection:

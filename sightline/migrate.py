@@ -6,6 +6,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
+
+from sightline.database import translated_errors
 from sightline.errors import ServiceTooOld
 
 if TYPE_CHECKING:
@@ -48,14 +51,20 @@ def run_sql_folder(revision: str) -> None:
 def migrate(database_url: str) -> str:
     """Upgrade the database to the newest revision and return it. Two migrations at once queue up.
 
+    Args:
+        database_url: whatever libpq understands, a URL or `host=... dbname=...`.
+
     Raises:
         ServiceTooOld: pgvector is older than 0.8.4.
+        ServiceMissing: the database cannot be reached, or has no pgvector to install.
     """
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import create_engine, text
 
-    engine = create_engine(sqlalchemy_url(database_url))
+    with translated_errors():
+        psycopg.connect(database_url, connect_timeout=10).close()
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database_url))
     try:
         with engine.connect() as connection:
             # A session lock, because alembic commits in between; released when the connection closes.
@@ -85,11 +94,3 @@ def _prepare(connection: Connection) -> None:
     connection.execute(text("create schema if not exists sightline"))
     connection.execute(text("select '[1]'::vector <-> '[1]'::vector"))
     connection.commit()
-
-
-def sqlalchemy_url(database_url: str) -> str:
-    """A libpq URL as SQLAlchemy spells it for psycopg 3."""
-    scheme, _, rest = database_url.partition("://")
-    if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
-        raise ValueError(f"the database URL must begin with postgresql://, not {scheme}://")
-    return f"postgresql+psycopg://{rest}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -43,13 +44,14 @@ class Services:
 
 
 @contextmanager
-def running_services(settings: Settings) -> Iterator[Services]:
+def running_services(settings: Settings, stop: threading.Event | None = None) -> Iterator[Services]:
     """Start what is not there, and stop what was started.
 
     Servers that SIGHTLINE_DATABASE_URL and SIGHTLINE_REDIS_URL name are used instead of the embedded ones.
 
     Raises:
         StackHeld: another process runs the embedded stack of `settings.home`.
+        KeyboardInterrupt: `stop` was set before all was ready.
         ServiceMissing: a server or the worker does not start; the message says why.
     """
     given = (settings.database_url, settings.redis_url)
@@ -63,15 +65,18 @@ def running_services(settings: Settings) -> Iterator[Services]:
         else:
             stack = undo.enter_context(EmbeddedStack(settings.home))
             database_url, redis_url = stack.database_url, stack.redis_url
+        _check(stop)
         migrate(database_url)
+        _check(stop)
         database = Database(database_url)
         undo.callback(database.close)
         space = ensure_default_space(database, settings.model)
         log = stack.home / "worker.log" if stack else None
+        _check(stop)
         worker = supervised_worker(settings, database_url, redis_url, queues=_all_queues(database), log=log)
         undo.callback(worker.stop, settings.drain_seconds + WORKER_GRACE_SECONDS)
         worker.start()
-        _wait_for(worker, database, log)
+        _wait_for(worker, database, log, stop)
         for name, reason in _refused_spaces(database, worker.pid):
             logger.warning("the worker does not serve a space", space=name, reason=reason)
         yield Services(database_url, redis_url, database, space, stack, worker, log)
@@ -99,7 +104,12 @@ def supervised_worker(
     return Supervisor(command, env=env, log=log, record=record)
 
 
-def _wait_for(worker: Supervisor, database: Database, log: Path | None) -> None:
+def _check(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise KeyboardInterrupt
+
+
+def _wait_for(worker: Supervisor, database: Database, log: Path | None, stop: threading.Event | None) -> None:
     """Until the worker says that it consumes: its row has the pid of the child, and queues once models are loaded."""
     end = time.monotonic() + WORKER_READY_SECONDS
     while time.monotonic() < end:
@@ -113,6 +123,7 @@ def _wait_for(worker: Supervisor, database: Database, log: Path | None) -> None:
         if ready is not None:
             return
         worker.wait(0.1)
+        _check(stop)
         if worker.last_exit is not None:  # one that ends at once would not do better the next time
             raise ServiceFailed(f"the worker ended with status {worker.last_exit}{_tail(log)}")
     raise ServiceFailed(f"the worker was not ready after {WORKER_READY_SECONDS} s{_tail(log)}")

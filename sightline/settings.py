@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -48,7 +49,9 @@ class Settings(BaseSettings):
     chunk_slots: int = Field(default=2, ge=1, description="Chunks that one worker works on at a time.")
     call_slots: int = Field(default=4, ge=1, description="Threads that one worker keeps for calls.")
     call_seconds: float = Field(default=10.0, description="Deadline of a call such as the encoding of a query.")
-    log_level: str = Field(default="info", description="debug, info, warning or error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error."
+    )
 
 
 def libpq_url(url: str) -> str:

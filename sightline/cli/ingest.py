@@ -45,6 +45,8 @@ def ingest(
     configure_logging(settings.log_level)
     if bool(paths) == (jsonl is not None):
         raise UsageError("give paths of files or folders, or --jsonl")
+    if jsonl is not None and jsonl != Path("-") and not jsonl.is_file():
+        raise UsageError(f"there is no file {jsonl}")
     for path in paths or []:
         if not path.exists():
             raise UsageError(f"there is no file or folder {path}")
@@ -76,7 +78,7 @@ def report(job: Job, ended: JobProgress, *, as_json: bool = False, exit_on_failu
 
 
 def read_jsonl(file: Path) -> Iterator[Item]:
-    """Items of a file of JSON lines, one by one; `-` is stdin.
+    """Items of a file of JSON lines, one by one; `-` is stdin. A line that is no item ends the stream.
 
     Raises:
         UsageError: the file cannot be read, or a line is no item; the message names the line.
@@ -85,10 +87,12 @@ def read_jsonl(file: Path) -> Iterator[Item]:
         yield from _items(sys.stdin, Path.cwd())
         return
     try:
-        with file.open(encoding="utf-8") as lines:
+        with file.open(encoding="utf-8-sig") as lines:
             yield from _items(lines, file.parent)
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8: {error}") from error
 
 
 def _items(lines: Iterable[str], folder: Path) -> Iterator[Item]:
@@ -103,4 +107,6 @@ def _items(lines: Iterable[str], folder: Path) -> Iterator[Item]:
                 fields["path"] = folder / fields["path"]
             yield Item(**fields)
         except (ValueError, TypeError, UsageError) as error:
-            raise UsageError(f"line {number}: {error}") from error
+            if isinstance(error, UnicodeDecodeError):
+                raise
+            raise UsageError(f"line {number} is no item: {error}; what came before it is kept") from error

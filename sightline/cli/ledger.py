@@ -57,7 +57,7 @@ def failures(
     with Sightline() as client:
         rows = _rows(
             client,
-            "select failure_id, job_id, collection, external_id, error_class, message, attempt "
+            "select failure_id, job_id, collection, attempt, external_id, error_class, message "
             "from sightline.failed_items where %s::bigint is null or job_id = %s order by failure_id desc limit %s",
             job,
             job,

@@ -37,10 +37,16 @@ def _plain(value: Any) -> Any:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
     """Print rows as a table, or a sentence when there are none."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for number, column in enumerate(columns, 1):
-        table.add_column(column, no_wrap=True, overflow="ellipsis" if number == len(columns) else "fold")
-    for row in rows:
-        table.add_row(*("" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    texts = [
+        ["" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows
+    ]
+    for number, column in enumerate(columns):
+        # The last column takes what the others leave; they are cut only beyond 60 characters.
+        longest = max([len(column), *(len(row[number]) for row in texts)])
+        last = number == len(columns) - 1
+        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=None if last else min(longest, 60))
+    for row in texts:
+        table.add_row(*row)
     if table.row_count:
         out.print(table)
     else:
@@ -59,6 +65,8 @@ def print_records(records: Sequence[Mapping[str, Any]], *, as_json: bool, empty:
 def configure_logging(level: str) -> None:
     """Log lines of sightline and of libraries to stderr."""
     logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    for chatty in ("alembic", "psycopg.pool"):  # every migration, every retry of a connection that is reported anyway
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     structlog.configure(
         processors=[
             structlog.stdlib.add_log_level,

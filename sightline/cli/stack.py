@@ -47,7 +47,7 @@ def up(
     settings = _with(Settings(), model=model, device=device)
     configure_logging(settings.log_level)
     began = time.monotonic()
-    with stop_signals() as stop, running_services(settings) as services:
+    with stop_signals() as stop, running_services(settings, stop) as services:
         out.print(
             Panel(
                 _how_to_connect(services),

@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 from sightline.client import Sightline
 from sightline.errors import JobNotVisible, RequestRefused, ServiceMissing, UsageError
 from sightline.item import Item
-from sightline.migrate import sqlalchemy_url
 from sightline.settings import Settings
 
 
@@ -196,7 +195,7 @@ def test_an_ingest_that_breaks_off_keeps_what_was_given_and_says_so(client: Sigh
         row = connection.execute(
             "select submitted, sealed_at is not null, error from sightline.job_progress where collection = 'broken'"
         ).fetchone()
-    assert row == (512, True, "the ingest broke off: OSError: the disk went away")
+    assert row == (600, True, "the ingest broke off: OSError: the disk went away")
 
 
 def test_two_ingests_of_the_same_files_at_once(client: Sightline, connection: psycopg.Connection) -> None:
@@ -241,7 +240,7 @@ def test_the_callers_psycopg_transaction_decides(client: Sightline, database_url
 
 
 def test_the_callers_sqlalchemy_transaction_decides(client: Sightline, database_url: str) -> None:
-    engine = sqlalchemy.create_engine(sqlalchemy_url(database_url))
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database_url))
     with engine.connect() as mine:
         rolled_back = client.submit("encode", {}, collection="alchemy", items=[{"text": "a"}], connection=mine)
         mine.rollback()
@@ -284,6 +283,8 @@ def test_submit_from_sql_alone(connection: psycopg.Connection) -> None:
         ([{"digest": "0" * 64}], "no blob of this digest"),
         ([{"text": "a", "metadata": 3}], "metadata must be an object"),
         ([{"text": "a", "external_id": ""}], "external_id must be a string and not empty"),
+        ([{"text": "a", "external_id": "x" * 2001}], "external_id is longer than 2000 bytes"),
+        ([{"text": " "}], "the text is empty"),
         ([999_999_999], "there is no item of this id"),
         ([1.5], "an item id is a whole number"),
         (["a"], "an item is the id of a stored one, or an object"),
@@ -327,6 +328,49 @@ def test_other_refusals_name_their_reason(client: Sightline) -> None:
         client.ingest([{"text": "a", "name": "b"}], collection="c")
     with pytest.raises(UsageError, match="cannot ingest a int"):
         client.ingest([3], collection="c")  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="cannot ingest a NoneType"):
+        client.ingest(None, collection="c")  # type: ignore[arg-type]
+
+
+def test_items_of_wrong_types_are_failures_of_their_own(client: Sightline) -> None:
+    items = [
+        Item(text="a", external_id=5), Item(text="a", external_id=""), Item(text="a", external_id="x" * 2001),
+        Item(data="abc", external_id="data"), Item(path=5), Item(path=""), Item(path="x" * 5000), Item(path="nul \x00"),
+        Item(text=b"bytes", external_id="text"), Item(text="a", external_id="meta", metadata=[1]),
+        Item(text="a", external_id="group", group_key=3), Item(text="good", external_id="good"),
+    ]  # fmt: skip
+    job = client.ingest(items, collection="types")
+    assert [(f.external_id[:9], f.error_class) for f in job.failures()] == [
+        ("5", "BadExternalId"), ("(empty)", "BadExternalId"), ("xxxxxxxxx", "BadExternalId"), ("data", "BadItem"),
+        ("5", "BadItem"), ("(empty)", "BadItem"), ("xxxxxxxxx", "BadExternalId"), ("nul \\x00", "Unreadable"),
+        ("text", "BadText"), ("meta", "BadMetadata"), ("group", "BadItem"),
+    ]  # fmt: skip
+    assert job.progress().pending == 1
+
+
+def test_a_folder_may_be_given_by_a_link_and_links_inside_are_named(client: Sightline, tmp_path: Path) -> None:
+    (tmp_path / "real" / "inner").mkdir(parents=True)
+    (tmp_path / "real" / "a.png").write_bytes(b"a")
+    (tmp_path / "real" / "back").symlink_to(tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    job = client.ingest(tmp_path / "link", collection="links")
+    assert (job.progress().submitted, job.progress().pending) == (2, 1)
+    assert [(f.external_id, f.error_class) for f in job.failures()] == [("back", "NotARegularFile")]
+
+
+def test_a_job_whose_submitter_died_is_sealed_and_a_slow_one_opens_it_again(
+    client: Sightline, connection: psycopg.Connection
+) -> None:
+    job_id = connection.execute("select (sightline.open_job('encode', '{}', 'died')).job_id").fetchone()[0]
+    connection.execute("select sightline.sweep('15 s', 3)")
+    assert client.job(job_id).progress().state == "queued"
+    connection.execute("update sightline.job set fed_at = now() - interval '11 minutes' where job_id = %s", (job_id,))
+    connection.execute("select sightline.sweep('15 s', 3)")
+    gone = client.job(job_id).wait(timeout=5)
+    assert (gone.state, gone.error) == ("done", "the submitter went away")
+    connection.execute("select sightline.add_items(%s, %s)", (job_id, '[{"text": "late"}]'))
+    again = client.job(job_id).progress()
+    assert (again.finished, again.sealed_at, again.pending, again.error) == (False, None, 1, None)
 
 
 def test_an_idempotency_key_returns_the_first_job(client: Sightline) -> None:

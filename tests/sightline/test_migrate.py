@@ -7,7 +7,8 @@ import threading
 import psycopg
 import pytest
 
-from sightline.migrate import migrate, sqlalchemy_url
+from sightline.errors import ServiceMissing
+from sightline.migrate import migrate
 from tests.conftest import make_database
 
 
@@ -54,6 +55,15 @@ def test_the_extension_may_live_in_any_schema(stack, template) -> None:
         assert found == [(1.0,)]
 
 
-def test_a_url_of_another_database_is_refused() -> None:
-    with pytest.raises(ValueError, match="must begin with postgresql://, not mysql://"):
-        sqlalchemy_url("mysql://host/db")
+def test_whatever_libpq_understands_is_a_database(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        info = connection.info
+        keywords = f"host={info.host} port={info.port} dbname={info.dbname} user={info.user}"
+    assert migrate(keywords) == "0001"
+
+
+@pytest.mark.parametrize("url", ["mysql://host/db", "postgresql://nobody@127.0.0.1:1/none"])
+def test_a_database_that_is_none_is_named_in_one_line(url: str) -> None:
+    with pytest.raises(ServiceMissing) as caught:
+        migrate(url)
+    assert "\n" not in str(caught.value)

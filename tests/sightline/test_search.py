@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from sightline.client import Sightline
-from sightline.errors import RequestRefused
+from sightline.errors import RequestRefused, UsageError
 from sightline.space import index_space, index_status
 from tests.sightline.points import DIM, around, literal, store, unit
 
@@ -203,19 +203,11 @@ def test_where(connection: psycopg.Connection, where: dict[str, object], expecte
 
 
 @pytest.mark.parametrize(
-    "where", [{"n": {"$foo": 1}}, {"n": {"$in": 3}}, {"n": {}}, {"n": {"$lt": None}}, {"n": {"x": 1}}, [1]]
+    "where", [{"n": {"$foo": 1}}, {"n": {"$in": 3}}, {"n": {}}, {"n": {"$lt": None}}, {"n": {"x": 1}}, {"$and": []}]
 )
-def test_a_filter_that_is_none_is_refused(client: Sightline, where: object) -> None:
+def test_a_filter_that_is_none_is_refused(client: Sightline, where: dict[str, object]) -> None:
     with pytest.raises(RequestRefused, match="where"):
-        client._hits(
-            "nearest",
-            "toy",
-            literal(EAST),
-            5,
-            None,
-            where if isinstance(where, dict) else {"x": {"$in": where[0]}},
-            "image",
-        )
+        client.search(vector=list(EAST), k=5, where=where, space="toy")
 
 
 def test_refusals_name_what_is_wrong(client: Sightline) -> None:
@@ -228,8 +220,37 @@ def test_refusals_name_what_is_wrong(client: Sightline) -> None:
         client.search(vector=vector, space="toy", collection="nope")
     with pytest.raises(RequestRefused, match='no modality "video"'):
         client.search(vector=vector, space="toy", modality="video")  # type: ignore[arg-type]
-    with pytest.raises(RequestRefused, match="k must lie between 1 and 10000, not 0"):
-        client.search(vector=vector, space="toy", k=0)
+    with pytest.raises(RequestRefused, match="the query vector is zero"):
+        client.search(vector=[0.0] * DIM, space="toy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"vector": [1.0] * DIM, "k": 0}, "k must be a whole number from 1 to 10,000, not 0"),
+        ({"vector": [1.0] * DIM, "k": 2.5}, "k must be a whole number"),
+        ({"vector": [1.0] * DIM, "k": 2**40}, "k must be a whole number"),
+        ({"vector": [1.0] * DIM, "where": []}, "where must be a mapping"),
+        ({"vector": [[1.0]]}, "vector must be a sequence of numbers"),
+        ({"text": " "}, "text must be a string and not empty"),
+        ({"text": b"red"}, "text must be a string and not empty"),
+        ({"image": 7}, "image must be a path or the bytes"),
+        ({"image": "/no/such.png"}, "there is no image /no/such.png"),
+        ({"image": "/dev/zero"}, "the image /dev/zero is not a file"),
+        ({}, "exactly one of text, image and vector, not none"),
+        ({"text": "a", "vector": [1.0]}, "exactly one of text, image and vector, not text and vector"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_refused_by_name(
+    client: Sightline, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        client.search(space="toy", **arguments)
+
+
+def test_sql_checks_k_too(connection: psycopg.Connection) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="k must lie between 1 and 10000, not 0"):
+        connection.execute("select * from sightline.nearest('toy', %s, 0)", (literal(EAST),))
 
 
 def test_a_vector_of_another_space_is_refused_by_name(

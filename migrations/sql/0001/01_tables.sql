@@ -19,7 +19,7 @@ create table sightline.item (
   collection_id int not null references sightline.collection,
   generation    int not null default 1 check (generation > 0),  -- grows with each change of content
   modality      text not null check (modality in ('image', 'text')),
-  external_id   text not null check (external_id <> ''),
+  external_id   text not null check (external_id <> '' and octet_length(external_id) <= 2000),
   uri           text,
   blob_digest   bytea references sightline.blob,
   text          text,
@@ -105,6 +105,7 @@ create table sightline.job (
   request_digest  bytea,                   -- of the request that first used the key
   run_at          timestamptz not null default now(),
   created_at      timestamptz not null default clock_timestamp(),
+  fed_at          timestamptz not null default clock_timestamp(),  -- when items were last added
   sealed_at       timestamptz,             -- no more chunks will come
   finished_at     timestamptz,
   error           text,

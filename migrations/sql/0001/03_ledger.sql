@@ -88,7 +88,8 @@ begin
   return 'failed';
 end $$;
 
--- Chunks of workers that were not seen for a lease go back to the queue with one attempt spent. Returns how many.
+-- Chunks of workers that were not seen for a lease go back to the queue with one attempt spent; jobs that nobody has fed for ten
+-- minutes are sealed; finished ones are closed. Returns how many chunks went back.
 create function sightline.sweep(lease interval, max_attempts int) returns int
 language plpgsql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
 declare
@@ -105,6 +106,9 @@ begin
                                  format('worker %s was not seen for %s while it held the chunk', coalesce(lost.name, 'unknown'), lease), max_attempts);
     swept := swept + 1;
   end loop;
+  -- A submitter that died left its job open for ever, and everybody who waits for it.
+  update sightline.job j set sealed_at = clock_timestamp(), error = 'the submitter went away'
+  where j.finished_at is null and j.sealed_at is null and j.fed_at < clock_timestamp() - interval '10 minutes';
   for open_job in select j.job_id from sightline.job j where j.finished_at is null and j.sealed_at is not null loop
     perform sightline.close_job(open_job);
   end loop;

@@ -94,11 +94,13 @@ begin
     when not has_collection then 'a new item needs a collection'
     when item ? 'external_id' and (jsonb_typeof(item->'external_id') <> 'string' or item->>'external_id' = '')
       then 'external_id must be a string and not empty'
+    when octet_length(item->>'external_id') > 2000 then 'external_id is longer than 2000 bytes'
     when item ? 'metadata' and jsonb_typeof(item->'metadata') <> 'object' then 'metadata must be an object'
     when item ? 'error' then
       case when not item ? 'external_id' then 'an error needs the external_id it belongs to' end
     when (item ? 'text')::int + (item ? 'uri')::int + (item ? 'digest')::int <> 1 then 'an item has exactly one of text, uri, digest'
     when item ? 'text' and jsonb_typeof(item->'text') <> 'string' then 'text must be a string'
+    when item ? 'text' and btrim(item->>'text') = '' then 'the text is empty'
     when item ? 'text' and 'text' <> all (modalities) then 'the space takes no text'
     when not item ? 'text' and 'image' <> all (modalities) then 'the space takes no images'
     when item->>'uri' ~ '^https?://' then 'http(s) sources are not served by this version: send the bytes'
@@ -127,7 +129,7 @@ begin
   select j.* into target from sightline.job j where j.job_id = add_items.job_id for update;
   if target.job_id is null then
     raise exception 'there is no job %', job_id using errcode = 'no_data_found';
-  elsif target.sealed_at is not null then
+  elsif target.sealed_at is not null and target.error is distinct from 'the submitter went away' then
     raise exception 'job % is sealed: it takes no more items', job_id using errcode = 'object_not_in_prerequisite_state';
   elsif jsonb_typeof(items) is distinct from 'array' then
     raise exception 'items must be a JSON array' using errcode = 'invalid_parameter_value';
@@ -182,6 +184,9 @@ begin
   perform sightline.add_chunks(target, work);
   v_duplicate := jsonb_array_length(items) - v_rejected - cardinality(ids);
   update sightline.job j set
+    -- A submitter that was taken for dead (see sweep) and was only slow opens its job again.
+    sealed_at = null, finished_at = null, error = null, fed_at = clock_timestamp(),
+    state = case when j.finished_at is null then j.state else 'running' end,
     n_submitted = j.n_submitted + jsonb_array_length(items), n_rejected = j.n_rejected + v_rejected,
     n_duplicate = j.n_duplicate + v_duplicate, n_unchanged = j.n_unchanged + cardinality(ids) - cardinality(work)
   where j.job_id = target.job_id;

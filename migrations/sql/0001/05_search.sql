@@ -17,7 +17,10 @@ begin
     raise exception 'where must be a JSON object, not %', "where" using errcode = 'invalid_parameter_value';
   end if;
   for field in select key, value from jsonb_each("where") loop
-    if jsonb_typeof(field.value) <> 'object' then
+    if field.key like '$%' then
+      raise exception 'where: "%" is not a field of metadata; conditions on several fields are joined by AND', field.key
+        using errcode = 'invalid_parameter_value';
+    elsif jsonb_typeof(field.value) <> 'object' then
       -- @> finds the GIN index, = refuses what only contains the value.
       conditions := conditions || format('metadata @> %L::jsonb and metadata->%L = %L::jsonb',
                                          jsonb_build_object(field.key, field.value), field.key, field.value);
@@ -74,6 +77,8 @@ begin
   elsif vector_dims(query) <> target.dim then
     raise exception 'space "%" has % dimensions, the query vector has %', target.name, target.dim, vector_dims(query)
       using errcode = 'data_exception', hint = 'Vectors of two models are never compared: encode the query with the model of this space.';
+  elsif l2_norm(query) = 0 then
+    raise exception 'the query vector is zero: it has no direction' using errcode = 'data_exception';
   elsif k is null or k not between 1 and 10000 then
     raise exception 'k must lie between 1 and 10000, not %', k using errcode = 'invalid_parameter_value';
   end if;

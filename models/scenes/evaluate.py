@@ -157,7 +157,6 @@ def add_to_card(folder: Path, run: dict[str, Any], figures: dict[str, Figure], w
         limits=(
             "Only drawn scenes of this world: photographs and other words give meaningless vectors.",
             "English only; German and Spanish words have tokens, but untrained ones. Unknown words become <unk>.",
-            "A vector tells attributes well, numbers and relations badly: see the figures for wrong captions.",
             "The renderer's truth helped in training: how little data it needed says nothing of plain CLIP training.",
             *run.get("remarks", ()),
         ),

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +110,11 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         sample_scene(0, split_name="valid")
     with pytest.raises(IndexError):
         sample_scene(-1, split_name="test")
+
+
+def test_the_example_in_the_readme_runs() -> None:
+    text = (Path(__file__).parents[3] / "models" / "scenes" / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)  # noqa: S102
+    assert isinstance(names["scene"], Scene)

@@ -21,12 +21,13 @@ from models.scenes.vocabulary import COLOURS, SHAPES
 
 
 def test_fifty_steps_from_an_empty_folder_let_the_loss_fall(tmp_path: Path) -> None:
-    plan = Plan(steps=50, batch=32, first_share=0.5, warm_steps=5, workers=0, gallery=50)
+    plan = Plan(steps=50, batch=32, first_share=0.3, warm_steps=5, workers=0, gallery=50)
     with Progress(disable=True) as progress:
         losses = Trainer(tmp_path / "run", plan).run(progress)
     assert len(losses) == 50
-    assert np.mean(losses[20:25]) < 0.8 * np.mean(losses[:5])
-    assert np.mean(losses[45:]) < 0.95 * np.mean(losses[25:30])
+    # The image tower alone, then both towers: another loss.
+    assert np.mean(losses[10:15]) < 0.8 * np.mean(losses[:5])
+    assert np.mean(losses[40:]) < 0.95 * np.mean(losses[15:25])
     CLIPModel.from_pretrained(tmp_path / "run" / "model")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["step"] == 50
 

@@ -26,6 +26,11 @@ Lane = Literal["interactive", "normal", "bulk"]
 Status = Literal["complete", "fewer_exist", "scan_limit"]
 MAX_K = 10_000
 
+_SELECT_SPACE = (
+    "select name, model, revision, dim, modalities, pool, passport, "
+    "array(select alias from sightline.space_alias a where a.space_id = s.space_id order by 1) as aliases"
+)
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -184,19 +189,13 @@ class Sightline:
     def spaces(self) -> list[Space]:
         """All spaces, by name."""
         with self.database.transaction() as connection, connection.cursor(row_factory=class_row(Space)) as cursor:
-            return cursor.execute(
-                "select name, model, revision, dim, modalities, pool, passport, "
-                "array(select alias from sightline.space_alias a where a.space_id = s.space_id order by 1) as aliases "
-                "from sightline.space s order by name"
-            ).fetchall()
+            return cursor.execute(f"{_SELECT_SPACE} from sightline.space s order by name").fetchall()
 
     def space(self, name: str = "current") -> Space:
         """The space that a name or alias means."""
         with self.database.transaction() as connection, connection.cursor(row_factory=class_row(Space)) as cursor:
             space = cursor.execute(
-                "select name, model, revision, dim, modalities, pool, passport, "
-                "array(select alias from sightline.space_alias a where a.space_id = s.space_id order by 1) as aliases "
-                "from sightline.resolve_space(%s) s",
+                f"{_SELECT_SPACE} from sightline.resolve_space(%s) s",
                 (name,),
             ).fetchone()
         assert space is not None

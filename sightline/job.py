@@ -178,16 +178,13 @@ def _bar(*, enabled: bool) -> Iterator[Progress | None]:
 
 def _draw(bar: Progress, now: JobProgress) -> None:
     terminal = now.submitted - now.pending
-    rate = ""
-    if now.started_at is not None and terminal:
-        task = bar.tasks[0]
-        if task.speed:
-            rate = f"{task.speed:,.0f}/s"
-        failed = f", {now.failed} failed" if now.failed else ""
-        rate += failed
+    speed = bar.tasks[0].speed
+    rate = f"{speed:,.0f}/s" if speed else ""
+    if now.failed:
+        rate += f" ({now.failed:,} failed)"
     bar.update(
         TaskID(0),
-        description=now.kind if now.started_at else "waiting for a worker",
+        description=now.kind if now.started_at or not now.pending else "waiting for a worker",
         total=now.submitted if now.sealed_at else None,
         completed=terminal,
         rate=rate,

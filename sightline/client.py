@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, SupportsFloat
 from urllib.parse import unquote, urlsplit
@@ -19,60 +18,16 @@ from sightline.errors import ServiceMissing, UsageError
 from sightline.ingest import Ingest
 from sightline.item import Ingestible
 from sightline.job import Job
+from sightline.query import check_search, image_bytes_of
+from sightline.results import Hit, Hits, Modality, Space, Status
 from sightline.settings import Settings, libpq_url
 
-Modality = Literal["image", "text"]
 Lane = Literal["interactive", "normal", "bulk"]
-Status = Literal["complete", "fewer_exist", "scan_limit"]
-MAX_K = 10_000
 
 _SELECT_SPACE = (
     "select name, model, revision, dim, modalities, pool, passport, "
     "array(select alias from sightline.space_alias a where a.space_id = s.space_id order by 1) as aliases"
 )
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One found item. `score` is the cosine similarity, `distance` is 1 - score."""
-
-    item_id: int
-    external_id: str
-    score: float
-    distance: float
-    collection: str
-    modality: str
-    metadata: dict[str, Any]
-    text: str | None
-    uri: str | None
-
-
-class Hits(list[Hit]):
-    """Hits, nearest first. `status` says whether the answer is whole; `truncated` whether the query text was cut."""
-
-    def __init__(self, hits: Iterable[Hit], status: Status, *, truncated: bool = False) -> None:
-        super().__init__(hits)
-        self.status: Status = status
-        self.truncated = truncated
-
-
-@dataclass(frozen=True)
-class Space:
-    """One embedding space: vectors of two spaces are never compared."""
-
-    name: str
-    model: str
-    revision: str | None
-    dim: int
-    modalities: list[str]
-    pool: str | None
-    aliases: list[str]
-    passport: dict[str, Any]
-
-    @property
-    def queue(self) -> str:
-        """The queue of the workers that hold the model."""
-        return f"encode.{self.pool}" if self.pool else "encode"
 
 
 class Sightline:
@@ -259,10 +214,10 @@ class Sightline:
         if len(given) != 1:
             raise UsageError(f"search takes exactly one of text, image and vector, not {' and '.join(given) or 'none'}")
         truncated = False
-        _check_search(text, vector, k, where)
+        check_search(text, vector, k, where)
         if vector is None:
             texts = [] if text is None else [text]
-            images = [] if image is None else [_image_bytes(image, self.settings)]
+            images = [] if image is None else [image_bytes_of(image, self.settings)]
             (query, *_), (truncated, *_) = self.encode(texts=texts, images=images, space=space)
         else:
             query = [float(x) for x in vector]
@@ -281,7 +236,7 @@ class Sightline:
         modality: Modality = "image",
     ) -> Hits:
         """The k stored items nearest to a stored one, without it."""
-        _check_search(None, None, k, where)
+        check_search(None, None, k, where)
         return self._hits("similar_to", space, item_id, k, collection, where, modality)
 
     def image_bytes(self, item_id: int) -> bytes:
@@ -299,7 +254,7 @@ class Sightline:
         if row is None:
             raise UsageError(f"there is no image {item_id}")
         uri, content = row
-        return bytes(content) if content is not None else _image_bytes(unquote(urlsplit(uri).path), self.settings)
+        return bytes(content) if content is not None else image_bytes_of(unquote(urlsplit(uri).path), self.settings)
 
     def _hits(
         self, function: str, space: str, query: str | int, k: int, collection: str | None,
@@ -332,39 +287,3 @@ def service_urls(settings: Settings, database_url: str | None, redis_url: str | 
             )
         database_url, redis_url = stack.database_url, redis_url or stack.redis_url
     return libpq_url(database_url), redis_url
-
-
-def _image_bytes(image: str | os.PathLike[str] | bytes, settings: Settings) -> bytes:
-    """The bytes of a query image."""
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        size, content = len(image), bytes(image)
-    elif isinstance(image, (str, os.PathLike)):
-        path = Path(image)
-        try:
-            if not path.is_file():  # a pipe would be waited for
-                raise UsageError(f"the image {path} is not a file" if path.exists() else f"there is no image {path}")
-            size = path.stat().st_size
-            content = path.read_bytes() if size <= settings.max_bytes else b""
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UsageError(f"the image {path} cannot be read: {reason}") from error
-    else:
-        raise UsageError(f"image must be a path or the bytes of an image file, not a {type(image).__name__}")
-    if size > settings.max_bytes:
-        raise UsageError(f"the image has {size:,} bytes; SIGHTLINE_MAX_BYTES admits {settings.max_bytes:,}")
-    return content
-
-
-def _check_search(text: object, vector: object, k: object, where: object) -> None:
-    """Refuse arguments of the wrong type by name, before they turn into a puzzle of the driver's."""
-    if text is not None and (not isinstance(text, str) or not text.strip()):
-        raise UsageError(f"text must be a string and not empty, not {text!r:.50}")
-    if not isinstance(k, int) or not 1 <= k <= MAX_K:
-        raise UsageError(f"k must be a whole number from 1 to {MAX_K:,}, not {k!r}")
-    if where is not None and not isinstance(where, Mapping):
-        raise UsageError(f"where must be a mapping of fields to values, not a {type(where).__name__}")
-    if vector is not None:
-        try:
-            [float(x) for x in vector]  # type: ignore[attr-defined]
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"vector must be a sequence of numbers: {error}") from error

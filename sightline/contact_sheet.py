@@ -12,8 +12,9 @@ from string import Template
 
 from PIL import Image, ImageOps
 
-from sightline.client import Hit, Hits, Sightline
+from sightline.client import Sightline
 from sightline.errors import SightlineError
+from sightline.results import Hit, Hits
 
 THUMBNAIL = 192
 

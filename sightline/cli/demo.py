@@ -18,10 +18,11 @@ from sightline.cli.ingest import read_jsonl, report
 from sightline.cli.output import configure_logging, out
 from sightline.cli.search import print_hits
 from sightline.cli.stack import stack_is_up
-from sightline.client import Hits, Sightline
+from sightline.client import Sightline
 from sightline.contact_sheet import Section, write_contact_sheet
 from sightline.errors import ServiceMissing, UsageError
 from sightline.item import Ingestible, Item
+from sightline.results import Hits
 from sightline.services import running_services
 from sightline.settings import Settings
 from sightline.space import create_space, ensure_default_space, index_space, space_name

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from sightline.cli.output import CollectionOption, JsonOption, SpaceOption, err, print_json, print_table
-from sightline.client import Hits, Sightline
+from sightline.client import Sightline
 from sightline.errors import UsageError
+from sightline.results import Hits
 
 
 def register(app: typer.Typer) -> None:

@@ -1,0 +1,53 @@
+"""What the client answers with: hits and spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Modality = Literal["image", "text"]
+Status = Literal["complete", "fewer_exist", "scan_limit"]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One found item. `score` is the cosine similarity, `distance` is 1 - score."""
+
+    item_id: int
+    external_id: str
+    score: float
+    distance: float
+    collection: str
+    modality: str
+    metadata: dict[str, Any]
+    text: str | None
+    uri: str | None
+
+
+class Hits(list[Hit]):
+    """Hits, nearest first. `status` says whether the answer is whole; `truncated` whether the query text was cut."""
+
+    def __init__(self, hits: Iterable[Hit], status: Status, *, truncated: bool = False) -> None:
+        super().__init__(hits)
+        self.status: Status = status
+        self.truncated = truncated
+
+
+@dataclass(frozen=True)
+class Space:
+    """One embedding space: vectors of two spaces are never compared."""
+
+    name: str
+    model: str
+    revision: str | None
+    dim: int
+    modalities: list[str]
+    pool: str | None
+    aliases: list[str]
+    passport: dict[str, Any]
+
+    @property
+    def queue(self) -> str:
+        """The queue of the workers that hold the model."""
+        return f"encode.{self.pool}" if self.pool else "encode"

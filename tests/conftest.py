@@ -65,7 +65,9 @@ def redis_url(stack: EmbeddedStack) -> str:
 @pytest.fixture(scope="module")
 def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings whose Redis keys no other module uses."""
-    return Settings(home=tmp_path_factory.mktemp("home"), key_prefix=f"{database_url.rsplit('/', 1)[1].split('?', maxsplit=1)[0]}:")
+    return Settings(
+        home=tmp_path_factory.mktemp("home"), key_prefix=f"{database_url.rsplit('/', 1)[1].split('?', maxsplit=1)[0]}:"
+    )
 
 
 @pytest.fixture(scope="module")

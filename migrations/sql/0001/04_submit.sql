@@ -146,7 +146,7 @@ begin
   end if;
 
   insert into sightline.failure (job_id, external_id, error_class, message)
-  select target.job_id, e->>'external_id', coalesce(e->'error'->>'class', 'Unreadable'), coalesce(e->'error'->>'message', '')
+  select target.job_id, e->>'external_id', coalesce(e->'error'->>'class', 'Unreadable'), coalesce(e->'error'->>'message', e->>'error')
   from jsonb_array_elements(items) e where e ? 'error';
   get diagnostics v_rejected = row_count;
 

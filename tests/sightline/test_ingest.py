@@ -284,7 +284,7 @@ def test_submit_from_sql_alone(connection: psycopg.Connection) -> None:
         ([{"text": "a", "metadata": 3}], "metadata must be an object"),
         ([{"text": "a", "external_id": ""}], "external_id must be a string and not empty"),
         ([{"text": "a", "external_id": "x" * 2001}], "external_id is longer than 2000 bytes"),
-        ([{"text": " "}], "the text is empty"),
+        ([{"text": " \n"}], "the text is empty"),
         ([999_999_999], "there is no item of this id"),
         ([1.5], "an item id is a whole number"),
         (["a"], "an item is the id of a stored one, or an object"),

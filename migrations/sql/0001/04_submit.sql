@@ -100,7 +100,7 @@ begin
       case when not item ? 'external_id' then 'an error needs the external_id it belongs to' end
     when (item ? 'text')::int + (item ? 'uri')::int + (item ? 'digest')::int <> 1 then 'an item has exactly one of text, uri, digest'
     when item ? 'text' and jsonb_typeof(item->'text') <> 'string' then 'text must be a string'
-    when item ? 'text' and btrim(item->>'text') = '' then 'the text is empty'
+    when item ? 'text' and item->>'text' !~ '\S' then 'the text is empty'
     when item ? 'text' and 'text' <> all (modalities) then 'the space takes no text'
     when not item ? 'text' and 'image' <> all (modalities) then 'the space takes no images'
     when item->>'uri' ~ '^https?://' then 'http(s) sources are not served by this version: send the bytes'

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import structlog
 import typer
-from rich.panel import Panel
 
 from sightline.cli.output import JsonOption, configure_logging, out, print_json
 from sightline.client import service_urls
@@ -48,14 +47,9 @@ def up(
     configure_logging(settings.log_level)
     began = time.monotonic()
     with stop_signals() as stop, running_services(settings, stop) as services:
-        out.print(
-            Panel(
-                _how_to_connect(services),
-                title=f"sightline is up ({time.monotonic() - began:.1f} s)",
-                expand=False,
-                highlight=False,
-            )
-        )
+        out.print(f"[bold]sightline is up[/bold] ({time.monotonic() - began:.1f} s)\n", highlight=False)
+        # Not wrapped and not framed: these lines are there to be copied.
+        out.print(_how_to_connect(services), soft_wrap=True, highlight=False, markup=False)
         indexer = threading.Thread(target=_keep_indexed, args=(services.database, stop), name="indexer", daemon=True)
         if services.stack is not None:
             indexer.start()

@@ -124,7 +124,10 @@ class Postgres:
         if reason:
             raise ServiceFailed(f"PostgreSQL did not start: {reason}. The end of {path}:\n{tail(path, since)}")
         log.info(
-            "postgres %s is ready after %.2f s, pid %d", binaries.version, time.monotonic() - began, self._child.pid
+            "postgres is ready after %.2f s, pid %d (binaries of wheel %s)",
+            time.monotonic() - began,
+            self._child.pid,
+            binaries.version,
         )
 
     def _wait_until_ready(self) -> str:

@@ -41,12 +41,6 @@ class StackHeld(ServiceMissing):
     """Another process runs the embedded stack of this state folder."""
 
 
-class PolicyRefused(SightlineError):
-    """An input that settings do not admit: a path outside the media roots, too many bytes or pixels."""
-
-    exit_code = 4
-
-
 class RequestRefused(UsageError):
     """The database refused a request; the message is the database's own."""
 

@@ -77,7 +77,6 @@ class Engine:
         self._in_hand: list[_Entry] = []
         self._began: float | None = None
         self._closed = False
-        self.forwards = 0
         self.encoded = 0
         self._thread = threading.Thread(target=self._supervise, name=f"engine-{name}", daemon=True)
         self._thread.start()
@@ -200,7 +199,6 @@ class Engine:
             self._encode(entries[middle:])
 
     def _forward(self, entries: list[_Entry]) -> np.ndarray | Exception:
-        self.forwards += 1
         prepared = [entry.prepared for entry in entries]
         try:
             images = entries[0].kind == "image"

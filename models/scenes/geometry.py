@@ -14,11 +14,6 @@ def _disc(n: int = 40, r: float = 1.0) -> list[Point]:
     return [(r * math.cos(2 * math.pi * i / n), r * math.sin(2 * math.pi * i / n)) for i in range(n)]
 
 
-def _regular(n: int, turn: float) -> list[Point]:
-    steps = (turn + 2 * math.pi * i / n for i in range(n))
-    return [(math.cos(a), math.sin(a)) for a in steps]
-
-
 def _star() -> list[Point]:
     points = []
     for i in range(10):

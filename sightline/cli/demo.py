@@ -17,9 +17,9 @@ from rich.syntax import Syntax
 from sightline.cli.ingest import read_jsonl, report
 from sightline.cli.output import configure_logging, out
 from sightline.cli.search import print_hits
-from sightline.cli.stack import stack_is_up
 from sightline.client import Sightline
 from sightline.contact_sheet import Section, write_contact_sheet
+from sightline.embedded.stack import running_stack
 from sightline.errors import ServiceMissing, UsageError
 from sightline.item import Ingestible, Item
 from sightline.results import Hits
@@ -63,13 +63,14 @@ def demo(
     if images is not None and not images.is_dir():
         raise UsageError(f"there is no folder {images}")
     with ExitStack() as undo:
-        if not stack_is_up(settings):
+        if settings.database_url is None and running_stack(settings.home) is not None:
+            client = undo.enter_context(Sightline(settings=settings))
+        else:
             began = time.monotonic()
             services = undo.enter_context(running_services(settings))
-            out.print(f"Postgres, Redis and a worker run in {settings.home} ({time.monotonic() - began:.1f} s)")
+            where = f"Postgres, Redis and a worker run in {settings.home}" if services.stack else "a worker runs"
+            out.print(f"{where} ({time.monotonic() - began:.1f} s)")
             client = undo.enter_context(Sightline(services.database_url, services.redis_url, settings=settings))
-        else:
-            client = undo.enter_context(Sightline(settings=settings))
         _Demo(client, settings, images, model, query, scenes).run(sheet)
 
 

@@ -15,7 +15,6 @@ import typer
 from sightline.cli.output import JsonOption, configure_logging, out, print_json
 from sightline.client import service_urls
 from sightline.database import Database
-from sightline.embedded.stack import running_stack
 from sightline.errors import ServiceFailed, ServiceMissing, SightlineError
 from sightline.migrate import migrate as run_migrations
 from sightline.services import WORKER_GRACE_SECONDS, Services, running_services, supervised_worker
@@ -162,8 +161,3 @@ def _how_to_connect(services: Services) -> str:
         "Stop      Ctrl-C; the data stays",
     ]
     return "\n".join(lines)
-
-
-def stack_is_up(settings: Settings) -> bool:
-    """Whether services are given, or an embedded stack runs for the settings' state folder."""
-    return settings.database_url is not None or running_stack(settings.home) is not None

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from sightline.embedded import remove_stack
+from sightline.embedded import EmbeddedStack, remove_stack
+from tests.conftest import make_database
 
 READY_SECONDS = 120
 
@@ -211,3 +212,16 @@ def test_the_demo_runs_by_itself(tmp_path: Path) -> None:
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert processes_of(home) == []
     remove_stack(home)
+
+
+def test_the_demo_uses_the_servers_that_are_given(stack: EmbeddedStack, template: str, tmp_path: Path) -> None:
+    """On a database that was never migrated, and with no worker but the one that it starts."""
+    given = {
+        "SIGHTLINE_DATABASE_URL": make_database(stack, "template0"),
+        "SIGHTLINE_REDIS_URL": stack.redis_url,
+        "SIGHTLINE_KEY_PREFIX": "given:",
+    }
+    ended = run(tmp_path, "demo", "--scenes", "20", "--sheet", str(tmp_path / "sheet.html"), **given)
+    assert ended.returncode == 0, ended.stderr
+    assert "25 submitted, 25 encoded" in ended.stdout
+    assert not (tmp_path / "stack.json").exists()

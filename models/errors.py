@@ -37,12 +37,12 @@ class InvalidInput(ModelError):
     """One image or text cannot be encoded, whatever the model. Nothing is wrong with its neighbours."""
 
 
-class NonFiniteVectors(ModelError):
+class NonFinite(ModelError):
     """A forward gave NaN or infinity.
 
     Args:
-        indices: positions in the batch whose vectors are not finite.
-        what: "image" or "text".
+        indices: positions in the batch whose results are not finite.
+        what: what they are, "image vectors" or "scores".
         dtype: the number format of the forward, named because a wider one often helps.
     """
 
@@ -50,6 +50,19 @@ class NonFiniteVectors(ModelError):
         self.indices = tuple(indices)
         shown = ", ".join(map(str, self.indices[:8])) + (", ..." if len(self.indices) > 8 else "")
         super().__init__(
-            f"{what} vectors at index {shown} of the batch hold NaN or infinity (computed in {dtype}); "
-            f"encode them alone, and load the model with dtype float32 if it happens again"
+            f"{what} at index {shown} of the batch hold NaN or infinity (computed in {dtype}); "
+            f"try them alone, and load the model with dtype float32 if it happens again"
         )
+
+
+class NonFiniteVectors(NonFinite):
+    """A vector holds NaN or infinity.
+
+    Args:
+        indices: positions in the batch.
+        what: "image" or "text".
+        dtype: the number format of the forward.
+    """
+
+    def __init__(self, indices: Sequence[int], what: str, dtype: str) -> None:
+        super().__init__(indices, f"{what} vectors", dtype)

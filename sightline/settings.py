@@ -32,25 +32,32 @@ class Settings(BaseSettings):
     )
     media_roots: list[Path] = Field(
         default_factory=list,
-        description="Folders from which workers may read file:// sources (JSON list). Empty: uploads only.",
+        description="Folders that clients and workers share: files under them stay there and travel as file:// sources. "
+        "Empty: every file is uploaded.",
     )
     model: str | None = Field(
         default=None,
         description="Model of the default space: a Hugging Face id or a folder. Unset: the bundled scenes model.",
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    device: str = Field(default="auto", description="Where workers run models: auto, cpu, cuda or cuda:N.")
     key_prefix: str = Field(default="sightline:", description="Prefix of every Redis key, queues and replies included.")
-    max_bytes: int = Field(default=64 * 2**20, description="Largest encoded image that is accepted, in bytes.")
-    max_pixels: int = Field(default=100_000_000, description="Largest decoded image that is accepted, in pixels.")
-    max_text_chars: int = Field(default=100_000, description="Longest text item that is accepted, in characters.")
-    lease_seconds: float = Field(default=15.0, description="How long a silent worker keeps its chunks.")
-    poll_seconds: float = Field(default=0.2, description="How often the dispatcher looks for new work.")
-    drain_seconds: float = Field(default=20.0, description="How long a stopping worker may finish what it began.")
+    max_bytes: int = Field(default=64 * 2**20, gt=0, description="Largest encoded image that is accepted, in bytes.")
+    max_pixels: int = Field(default=100_000_000, gt=0, description="Largest decoded image that is accepted, in pixels.")
+    max_text_chars: int = Field(default=100_000, gt=0, description="Longest text item that is accepted, in characters.")
+    lease_seconds: float = Field(default=15.0, ge=1, description="Seconds that a silent worker keeps its chunks.")
+    poll_seconds: float = Field(
+        default=0.2, gt=0, description="Seconds between two looks of the dispatcher for new work."
+    )
+    drain_seconds: float = Field(
+        default=20.0, ge=0, description="Seconds that a stopping worker may finish what it began."
+    )
     chunk_slots: int = Field(default=2, ge=1, description="Chunks that one worker works on at a time.")
     call_slots: int = Field(default=4, ge=1, description="Threads that one worker keeps for calls.")
-    call_seconds: float = Field(default=10.0, description="Deadline of a call such as the encoding of a query.")
+    call_seconds: float = Field(
+        default=10.0, gt=0, description="Seconds that a call, such as the encoding of a query, may take."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="debug, info, warning or error."
+        default="info", description="Least level of the log lines that are written."
     )
 
 

@@ -1,4 +1,4 @@
-"""The configuration reference, generated from the settings class: `python -m sightline.configuration > docs/configuration.md`."""
+"""The configuration reference, from the settings class: `python -m sightline.configuration > docs/configuration.md`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sightline.settings import Settings
 
 _HEAD = """# Configuration
 
-Every setting is an environment variable; client, CLI and worker read the same ones, once, at their start. DSNs are never printed
-but by `sightline dsn`. A value that cannot be used ends a command with exit code 3 and names the variable.
+Every setting is an environment variable; client, CLI and worker read the same ones, once, at their start. DSNs are
+never printed but by `sightline dsn`. A value that cannot be used ends a command with exit code 3 and names the variable.
 
 This page is generated from the class `sightline.settings.Settings`.
 

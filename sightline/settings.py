@@ -32,8 +32,8 @@ class Settings(BaseSettings):
     )
     media_roots: list[Path] = Field(
         default_factory=list,
-        description="Folders that clients and workers share: files under them stay there and travel as file:// sources. "
-        "Empty: every file is uploaded.",
+        description="Folders that clients and workers share: files under them stay there and travel as file:// "
+        "sources. Empty: every file is uploaded.",
     )
     model: str | None = Field(
         default=None,

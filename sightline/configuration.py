@@ -14,7 +14,8 @@ from sightline.settings import Settings
 _HEAD = """# Configuration
 
 Every setting is an environment variable; client, CLI and worker read the same ones, once, at their start. DSNs are
-never printed but by `sightline dsn`. A value that cannot be used ends a command with exit code 3 and names the variable.
+never printed but by `sightline dsn`. A value that cannot be used ends a command with exit code 3 and names the
+variable.
 
 This page is generated from the class `sightline.settings.Settings`.
 

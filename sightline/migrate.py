@@ -48,11 +48,12 @@ def run_sql_folder(revision: str) -> None:
         driver.execute(file.read_text(encoding="utf-8").replace("{vector}", schema))
 
 
-def migrate(database_url: str) -> str:
-    """Upgrade the database to the newest revision and return it. Two migrations at once queue up.
+def migrate(database_url: str, revision: str = "head") -> str:
+    """Upgrade the database to a revision, by default the newest, and return it. Two migrations at once queue up.
 
     Args:
         database_url: whatever libpq understands, a URL or `host=... dbname=...`.
+        revision: where to stop; tests upgrade from older ones.
 
     Raises:
         ServiceTooOld: pgvector is older than 0.8.4.
@@ -73,10 +74,10 @@ def migrate(database_url: str) -> str:
             config = Config()
             config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
             connection.commit()
-            revision: str = connection.execute(text("select version_num from sightline.migration")).scalar_one()
-            return revision
+            reached: str = connection.execute(text("select version_num from sightline.migration")).scalar_one()
+            return reached
     finally:
         engine.dispose()
 

@@ -115,6 +115,11 @@ def translated_errors() -> Iterator[None]:
             raise ServiceMissing(f"the database URL cannot be used: {' '.join(str(error).split())}") from error
         hint = f" ({error.diag.message_hint})" if error.diag.message_hint else ""
         raise RequestRefused(f"{error.diag.message_primary or error}{hint}") from error
+    except psycopg.errors.DiskFull as error:
+        raise ServiceMissing(
+            f"Postgres has no disk space left ({error.diag.message_primary}): free some and run this again; "
+            "what was stored stays"
+        ) from error
     except psycopg.OperationalError as error:
         if error.sqlstate in ("42704", "55000", "P0002") or (error.sqlstate or "").startswith("54"):
             raise RequestRefused(str(error.diag.message_primary)) from error

@@ -37,6 +37,19 @@ class InvalidInput(ModelError):
     """One image or text cannot be encoded, whatever the model. Nothing is wrong with its neighbours."""
 
 
+class NoTextTower(ModelError):
+    """A text for a model that encodes images only.
+
+    Args:
+        model: its public id.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"{model} encodes images only: search with an image, or in the space of a model that takes text"
+        )
+
+
 class NonFinite(ModelError):
     """A forward gave NaN or infinity.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 _IDENTITY = (
-    "kind", "dim", "weights", "tokenizer", "context_length", "text_padding", "pooling", "preprocessing",
+    "kind", "dim", "weights", "towers", "tokenizer", "context_length", "text_padding", "pooling", "preprocessing",
     "normalisation",
 )  # fmt: skip
 """Fields that make vectors incomparable. `model` and `revision` only name the weights, whose digest decides: a commit
@@ -25,10 +25,10 @@ class Passport:
     Args:
         model: hub id, folder name, or the public id of the bundled model. Never a path.
         revision: commit of the hub repository; None for folders and the bundled model.
-        kind: "clip" or "siglip".
+        kind: one of `models.families.FAMILIES`.
         dim: length of the vectors.
         weights: sha256 of the safetensors files, see `Checkpoint.weights_digest`.
-        tokenizer: digest of what the tokenizer does, see `TextPipeline.digest`.
+        tokenizer: digest of what the tokenizer does, see `TextPipeline.digest`; None without a text tower, as the next.
         context_length: tokens that the text tower takes; longer texts are cut.
         text_padding: how a batch of texts is filled, in words.
         pooling: which positions become the vector, in words.
@@ -38,6 +38,9 @@ class Passport:
         dtype: number format of the forward. Information.
         source: "hub", "bundled" or the folder's path. Information.
         libraries: versions of the libraries that computed it. Information.
+        modalities: what the model encodes, ("image", "text") or ("image",).
+        towers: activation, heads and the like, in words; None in passports that were stored before it was there, which
+            are not held against it.
     """
 
     model: str
@@ -45,9 +48,9 @@ class Passport:
     kind: str
     dim: int
     weights: str
-    tokenizer: str
-    context_length: int
-    text_padding: str
+    tokenizer: str | None
+    context_length: int | None
+    text_padding: str | None
     pooling: str
     preprocessing: str
     image_pipeline: dict[str, Any]
@@ -55,6 +58,8 @@ class Passport:
     dtype: str
     source: str
     libraries: dict[str, str]
+    modalities: tuple[str, ...] = ("image", "text")
+    towers: str | None = None
 
     def differences(self, other: Passport) -> list[str]:
         """The fields for which vectors of the two may not be compared; empty if they may.
@@ -62,6 +67,8 @@ class Passport:
         `model` and `revision` are named too, first, when the weights differ: they say why.
         """
         names = [name for name in _IDENTITY if getattr(self, name) != getattr(other, name)]
+        if self.towers is None or other.towers is None:
+            names = [name for name in names if name != "towers"]
         if "weights" in names:
             names = [name for name in _NAMES if getattr(self, name) != getattr(other, name)] + names
         return names
@@ -78,12 +85,15 @@ class Passport:
             ValueError: a field is missing.
         """
         names = [field.name for field in fields(cls)]
-        missing = [name for name in names if name not in content]
+        missing = [field.name for field in fields(cls) if field.name not in content and field.default is MISSING]
         if missing:
             raise ValueError(
                 f"the passport lacks {', '.join(missing)}; write it again with `python -m models passport`"
             )
-        return cls(**{name: content[name] for name in names})
+        found = {name: content[name] for name in names if name in content}
+        if "modalities" in found:
+            found["modalities"] = tuple(found["modalities"])
+        return cls(**found)
 
 
 def library_versions() -> dict[str, str]:

@@ -1,26 +1,33 @@
-"""All of a dual encoder but its weights: the cheap half of loading it, and all that its passport needs."""
+"""All of an encoder but its weights: the cheap half of loading it, and all that its passport needs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from models.checkpoint import Checkpoint, load_config, open_checkpoint, read_image_config
-from models.errors import BrokenCheckpoint, UnsupportedModel
+from models.checkpoint import open_checkpoint
+from models.families import FAMILIES, Family
+from models.files import Checkpoint
 from models.passport import Passport, library_versions
 from models.preprocess import ImagePipeline
 from models.text import TextPipeline, load_text
 
-_IMAGE_POOLING = {"clip": "class token", "siglip": "attention head"}
+_ARITHMETIC = (
+    "hidden_act", "num_attention_heads", "layer_norm_eps", "layer_type", "downsample_in_first_stage",
+    "downsample_in_bottleneck", "use_swiglu_ffn",
+)  # fmt: skip
+"""What a configuration says of the arithmetic of a tower that the shapes of its weights do not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A checkpoint, read and found to fit together, before any weight is on a device."""
+    """A checkpoint, read and found to fit together, before any weight is on a device. `text` is None without a tower
+    for it."""
 
     checkpoint: Checkpoint
+    family: Family
     config: Any
-    text: TextPipeline
+    text: TextPipeline | None
     image: ImagePipeline
     dim: int
 
@@ -30,23 +37,25 @@ class Pipeline:
         Args:
             dtype: number format that the forward will use.
         """
-        checkpoint = self.checkpoint
+        checkpoint, text = self.checkpoint, self.text
         return Passport(
             model=checkpoint.model,
             revision=checkpoint.revision,
             kind=checkpoint.kind,
             dim=self.dim,
             weights=checkpoint.weights_digest(),
-            tokenizer=self.text.digest,
-            context_length=self.text.context_length,
-            text_padding=self.text.padding,
-            pooling=f"image: {_IMAGE_POOLING[checkpoint.kind]}; text: {self.text.pooling}",
+            tokenizer=text.digest if text else None,
+            context_length=text.context_length if text else None,
+            text_padding=text.padding if text else None,
+            pooling=f"image: {self.family.image_pooling}" + (f"; text: {text.pooling}" if text else ""),
             preprocessing=self.image.digest,
             image_pipeline=self.image.describe(),
             normalisation="none",
             dtype=dtype,
             source=checkpoint.source,
             libraries=library_versions(),
+            modalities=("image", "text") if text else ("image",),
+            towers=_towers(self.config),
         )
 
 
@@ -61,26 +70,18 @@ def open_pipeline(model: str, revision: str | None = None) -> Pipeline:
         ModelError: one of the tree in `models.errors`, with what to do about it.
     """
     checkpoint = open_checkpoint(model, revision)
-    config = load_config(checkpoint)
-    image = ImagePipeline.from_config(read_image_config(checkpoint), checkpoint.kind)
-    side = config.vision_config.image_size
-    if image.output != (side, side):
-        raise BrokenCheckpoint(
-            f"the image processor of {checkpoint.model} gives {image.output or 'images of varying size'}, but its "
-            f"vision tower takes {(side, side)}; correct preprocessor_config.json or config.json"
-        )
-    return Pipeline(checkpoint, config, load_text(checkpoint, config), image, _dim(checkpoint, config))
+    family = FAMILIES[checkpoint.kind]
+    config = family.config(checkpoint)
+    image = family.image(checkpoint, config)
+    text = load_text(checkpoint, family.text(checkpoint, config)) if family.text else None
+    return Pipeline(checkpoint, family, config, text, image, family.dim(checkpoint, config))
 
 
-def _dim(checkpoint: Checkpoint, config: Any) -> int:
-    if checkpoint.kind == "clip":
-        return int(config.projection_dim)
-    vision, text = config.vision_config, config.text_config
-    if not vision.vision_use_head:
-        raise UnsupportedModel(f"{checkpoint.model} has no pooling head for images (vision_use_head is false)")
-    if vision.hidden_size != text.projection_size:
-        raise BrokenCheckpoint(
-            f"images of {checkpoint.model} have {vision.hidden_size} dimensions and texts {text.projection_size}; "
-            f"they cannot be compared"
-        )
-    return int(vision.hidden_size)
+def _towers(config: Any) -> str:
+    """The arithmetic of each tower, in words: an activation that differs gives other vectors from the same weights."""
+    towers = {"image": getattr(config, "vision_config", config), "text": getattr(config, "text_config", None)}
+    return "; ".join(
+        f"{what}: " + ", ".join(f"{key} {getattr(tower, key)}" for key in _ARITHMETIC if hasattr(tower, key))
+        for what, tower in towers.items()
+        if tower is not None
+    )

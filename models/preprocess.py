@@ -1,10 +1,10 @@
-"""The image side of a checkpoint: uint8 RGB of any size to the uint8 square that its vision tower takes.
+"""The image side of a checkpoint: uint8 RGB of any size to the uint8 pixels that its vision tower takes.
 
-Follows the checkpoint's own `preprocessor_config.json` with Pillow, without torchvision. The pixels equal those of the
-Pillow-backed processor of transformers, bit for bit, up to an aspect of `_FULL_RESIZE`. Beyond it (1 x 20000) the whole
-image would be resized to gigabytes for the window that the crop keeps, so the window alone is computed. Pillow may then
-take the two passes of a resize in the other order, and rounds to 8 bits between them: a value may differ by 1 of 255,
-by more where a filter overshoots (bicubic and Lanczos on black-and-white noise).
+Follows the checkpoint's own image processor, which `models.image_config` reads, with Pillow and without torchvision.
+The pixels equal those of the Pillow-backed processor of transformers, bit for bit, up to an aspect of `_FULL_RESIZE`.
+Beyond it (1 x 20000) the whole image would be resized to gigabytes for the window that the crop keeps, so the window
+alone is computed. Pillow may then take the two passes of a resize in the other order, and rounds to 8 bits between
+them: a value may differ by 1 of 255, by more where a filter overshoots (bicubic and Lanczos on black-and-white noise).
 
 Rescaling and normalisation are left to the device (`ImagePipeline.scale`, `mean`, `std`).
 """
@@ -14,39 +14,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from models.errors import BrokenCheckpoint, InvalidInput, UnsupportedModel
+from models.errors import InvalidInput
 
 _VERSION = 1  # part of the digest: raise it when `apply` computes other pixels from the same configuration
 _FULL_RESIZE = 32  # resized pixels over cropped pixels, up to which the whole image is resized
 _WIDEST_SUPPORT = 3  # of Pillow's filters (Lanczos), in output pixels when shrinking, in input pixels when enlarging
-_FILTERS = {f.value: f.name.lower() for f in Image.Resampling}
-
-_CLIP = {
-    "size": {"shortest_edge": 224},
-    "crop_size": {"height": 224, "width": 224},
-    "do_center_crop": True,
-    "resample": 3,
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-}
-_SIGLIP = {
-    "size": {"height": 224, "width": 224},
-    "do_center_crop": False,
-    "resample": 3,
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_std": [0.5, 0.5, 0.5],
-}
-_COMMON = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_pad": False}
-# What each processor class of transformers assumes for a key that its file leaves out.
-_DEFAULTS = {"CLIP": _CLIP | _COMMON, "Siglip": _SIGLIP | _COMMON}
-_BY_KIND = {"clip": "CLIP", "siglip": "Siglip"}
+FILTERS = {f.value: f.name.lower() for f in Image.Resampling}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +38,10 @@ class ImagePipeline:
         crop: centre crop to (height, width), zeros where the image is smaller, or None.
         resample: Pillow's number of the filter; all but nearest antialias when shrinking.
         scale, mean, std: the device computes (pixel * scale - mean) / std for each of the three channels.
+        patches: (side, most): resize, whatever the rest says, so that height and width are multiples of a patch's side,
+            at most so many patches cover the image, and its aspect is kept as far as that allows (NaFlex). None: not.
+        round_crop: a crop that cannot be centred exactly starts at the even one of the two pixels (torchvision's
+            rounding, in open_clip), not at the first (transformers).
     """
 
     edge: int | None
@@ -68,42 +51,8 @@ class ImagePipeline:
     scale: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], kind: str) -> ImagePipeline:
-        """Read the content of a `preprocessor_config.json`.
-
-        Args:
-            config: the parsed file; keys left out have the defaults of the processor class it names.
-            kind: "clip" or "siglip", used where the file names no class.
-
-        Raises:
-            UnsupportedModel: a processor class, filter or step that this pipeline does not know.
-            BrokenCheckpoint: sizes that cannot be read.
-        """
-        known = {**_DEFAULTS[_family(config, kind)], **config}
-        if known["do_pad"]:
-            raise UnsupportedModel("the image processor pads (do_pad); only resize and centre crop are supported")
-        if known["resample"] not in _FILTERS:
-            raise UnsupportedModel(f"resample is {known['resample']!r}; expected one of Pillow's {_FILTERS}")
-        size = known["size"]
-        edge, exact = None, None
-        if known["do_resize"]:
-            if isinstance(size, int) and kind == "clip":
-                edge = size
-            elif isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
-                edge = int(size["shortest_edge"])
-            else:
-                exact = _height_width(size, "size")
-        return cls(
-            edge=edge,
-            exact=exact,
-            crop=_height_width(known["crop_size"], "crop_size") if known["do_center_crop"] else None,
-            resample=int(known["resample"]),
-            scale=float(known["rescale_factor"]) if known["do_rescale"] else 1.0,
-            mean=_per_channel(known["image_mean"]) if known["do_normalize"] else (0.0, 0.0, 0.0),
-            std=_per_channel(known["image_std"]) if known["do_normalize"] else (1.0, 1.0, 1.0),
-        )
+    patches: tuple[int, int] | None = None
+    round_crop: bool = False
 
     @property
     def output(self) -> tuple[int, int] | None:
@@ -117,7 +66,10 @@ class ImagePipeline:
 
     def describe(self) -> dict[str, Any]:
         """Every rule of the pipeline, JSON-able."""
-        rules = {**asdict(self), "resample": _FILTERS[self.resample], "antialias": self.resample != 0}
+        rules = {**asdict(self), "resample": FILTERS[self.resample], "antialias": self.resample != 0}
+        for later in ("patches", "round_crop"):  # not there where they say nothing, so that older digests stay
+            if not rules[later]:
+                del rules[later]
         return {"version": _VERSION} | {k: list(v) if isinstance(v, tuple) else v for k, v in rules.items()}
 
     def apply(self, image: np.ndarray) -> np.ndarray:
@@ -127,7 +79,7 @@ class ImagePipeline:
             image: uint8 (height, width, 3), RGB, any size from 1 x 1.
 
         Returns:
-            uint8 (*output, 3), contiguous, sharing no memory with the image.
+            uint8 (height, width, 3), of `output` if that is given, contiguous, sharing no memory with the image.
 
         Raises:
             InvalidInput: not such an array.
@@ -141,7 +93,8 @@ class ImagePipeline:
         to_height, to_width = self._resized(height, width)
         if self.crop is None:
             return _resize(image, to_height, to_width, self.resample)
-        rows, columns = _Window.centred(to_height, self.crop[0]), _Window.centred(to_width, self.crop[1])
+        rows = _Window.centred(to_height, self.crop[0], self.round_crop)
+        columns = _Window.centred(to_width, self.crop[1], self.round_crop)
         if (to_height, to_width) == (height, width):
             part = image[rows.start : rows.start + rows.length, columns.start : columns.start + columns.length]
         elif to_height * to_width <= _FULL_RESIZE * rows.length * columns.length:
@@ -156,6 +109,8 @@ class ImagePipeline:
         return np.array(part, order="C")  # a copy: the caller may reuse its buffer
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if self.patches is not None:
+            return _patched(height, width, *self.patches)
         if self.exact is not None:
             return self.exact
         if self.edge is None:
@@ -163,6 +118,23 @@ class ImagePipeline:
         if width <= height:
             return int(self.edge * height / width), self.edge
         return self.edge, int(self.edge * width / height)
+
+
+def _patched(height: int, width: int, side: int, most: int) -> tuple[int, int]:
+    """The size at which whole patches cover an image of any aspect, each side rounded up to a patch (SigLIP 2, section
+    2.4). The scale is bisected between the bounds and to the width of the published processor, or sizes would differ.
+    """
+
+    def grid(scale: float) -> tuple[int, int]:
+        return max(1, math.ceil(height * scale / side)), max(1, math.ceil(width * scale / side))
+
+    low, high = 1e-6, 100.0
+    while high - low >= 1e-5:
+        middle = (low + high) / 2
+        rows, columns = grid(middle)
+        low, high = (middle, high) if rows * columns <= most else (low, middle)
+    rows, columns = grid(low)
+    return rows * side, columns * side
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +146,12 @@ class _Window:
     pad: int
 
     @classmethod
-    def centred(cls, size: int, crop: int) -> _Window:
-        """An image smaller than the crop is put in the middle, the odd pixel before it, as transformers does."""
+    def centred(cls, size: int, crop: int, to_even: bool) -> _Window:
+        """An image smaller than the crop is put in the middle: the odd pixel before it, as transformers does, or behind
+        it, as torchvision does, which also rounds the start of a crop to even."""
         if size >= crop:
-            return cls(start=(size - crop) // 2, length=crop, pad=0)
-        return cls(start=0, length=size, pad=(crop - size + 1) // 2)
+            return cls(start=round((size - crop) / 2) if to_even else (size - crop) // 2, length=crop, pad=0)
+        return cls(start=0, length=size, pad=(crop - size) // 2 if to_even else (crop - size + 1) // 2)
 
     def source(self, size: int, resized: int) -> tuple[int, int, float, float]:
         """Input pixels that the window depends on: first, end, and the window's own bounds counted from the first."""
@@ -202,34 +175,3 @@ def _resize_window(
     near = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
     size, box = (columns.length, rows.length), (low_x, low_y, high_x, high_y)
     return np.array(near.resize(size, Image.Resampling(resample), box=box))
-
-
-def _family(config: Mapping[str, Any], kind: str) -> str:
-    name = config.get("image_processor_type") or config.get("feature_extractor_type")
-    if name is None:
-        return _BY_KIND[kind]
-    for family in _DEFAULTS:
-        if name in {f"{family}{role}{suffix}" for role in _ROLES for suffix in ("", "Fast", "Pil")}:
-            return family
-    raise UnsupportedModel(
-        f"image processor {name!r} is not supported; expected CLIPImageProcessor or SiglipImageProcessor"
-    )
-
-
-_ROLES = ("ImageProcessor", "FeatureExtractor")
-
-
-def _height_width(size: object, name: str) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    if isinstance(size, Mapping) and {"height", "width"} <= set(size):
-        return int(size["height"]), int(size["width"])
-    raise BrokenCheckpoint(f"{name} of the image processor is {size!r}; expected a number or a height and a width")
-
-
-def _per_channel(value: object) -> tuple[float, float, float]:
-    if isinstance(value, int | float):
-        return float(value), float(value), float(value)
-    if isinstance(value, list | tuple) and len(value) == 3:
-        return float(value[0]), float(value[1]), float(value[2])
-    raise BrokenCheckpoint(f"image_mean and image_std must be one number or three, got {value!r}")

@@ -1,4 +1,4 @@
-"""The text side of a checkpoint: its tokenizer, truncation, padding and what the text tower pools.
+"""The text side of a checkpoint: truncation, padding and what the text tower pools.
 
 CLIP pools at the end token of a causal tower, so padding after it changes nothing and a batch is padded to its longest
 text. SigLIP pools the last position of a tower that sees all of them, padding too. It was trained on texts padded to
@@ -7,28 +7,47 @@ the full context, and any other padding gives other vectors without a word of wa
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from models.checkpoint import Checkpoint, first_line
-from models.errors import BrokenCheckpoint, InvalidInput, MissingLibrary
+from models.errors import BrokenCheckpoint, InvalidInput
+from models.files import Checkpoint
+from models.tokenizer import Encode, load_tokenizer, lowering
 
 if TYPE_CHECKING:
     import torch
 
-_LEGACY_EOS = 2
-"""CLIP configurations older than transformers PR 24773 say eos_token_id 2; for them the largest id is pooled."""
-_PROBES = (
-    "",
-    "a photo of a cat",
-    "A RED Car, parked (left) -- of TWO trucks!?",
-    "naïve café \u201cquoted\u201d \u00bd \ufb01ne; 東京の猫 кошка قطة",
-    "  spaces\tand\nlines  ",
-    "e\u0301 \u00e9 \U0001f431 http://x.org/a_b-c?d=1&e=2 <tag> 12,345.67 don't",
-)
+Padding = Literal["longest", "context", "masked"]
+"""How a batch of texts is filled: "longest", behind the end token of a causal tower, which does not see it; "context",
+to the full context, which the tower was trained on and sees; "masked", to the longest, hidden from attention."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRules:
+    """What a family and its configuration say about texts; the tokenizer adds the rest.
+
+    Args:
+        padding: see `Padding`.
+        context_length: the most ids that the text tower takes; a tokenizer that says less wins.
+        vocabulary: rows of the tower's token table.
+        pooling: which position becomes the vector, in words.
+        end_id: the id whose first position is pooled; every text must end with it. None: pooled otherwise.
+        pad_id: the id that the tower takes for padding. None: the tokenizer's, or the end token for "longest".
+        lower: lower-case texts as the tokenizer declares.
+        clean: what is done to a text before it is tokenised.
+        own_context: whether the context length of the tokenizer is heeded.
+    """
+
+    padding: Padding
+    context_length: int
+    vocabulary: int
+    pooling: str
+    end_id: int | None = None
+    pad_id: int | None = None
+    lower: bool = False
+    clean: Callable[[str], str] | None = None
+    own_context: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +83,7 @@ class TextPipeline:
         digest: sha256 over the vocabulary and over the ids of a fixed set of texts; independent of library versions.
     """
 
-    encode: Callable[[str], list[int]] = field(repr=False)
+    encode: Encode = field(repr=False)
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     context_length: int
@@ -124,99 +143,50 @@ class TextPipeline:
         return {"input_ids": ids, "attention_mask": mask} if self.masked else {"input_ids": ids}
 
 
-def load_text(checkpoint: Checkpoint, config: Any) -> TextPipeline:
-    """Load the tokenizer of a checkpoint with the rules of its kind.
-
-    Args:
-        checkpoint: where the tokenizer's files are.
-        config: what `load_config` gave for it.
+def load_text(checkpoint: Checkpoint, rules: TextRules) -> TextPipeline:
+    """Load the tokenizer of a checkpoint, and hold it against the rules of its text tower.
 
     Raises:
         MissingLibrary: the tokenizer needs sentencepiece.
         BrokenCheckpoint: no tokenizer, or one that does not fit the text tower.
     """
-    tokenizer = _load_tokenizer(checkpoint)
-    encode = _encoder_of(tokenizer)
-    prefix, suffix = _special_tokens(tokenizer)
-    tower, clip = config.text_config, checkpoint.kind == "clip"
-    context_length = min(tower.max_position_embeddings, tokenizer.model_max_length)
+    name, tokenizer = checkpoint.model, load_tokenizer(checkpoint)
+    own, prefix, suffix = tokenizer.own, tokenizer.prefix, tokenizer.suffix
+    context_length = min(rules.context_length, own.model_max_length) if rules.own_context else rules.context_length
     if context_length <= len(prefix) + len(suffix):
-        raise BrokenCheckpoint(f"{checkpoint.model} has a context of {context_length} tokens, too few for any text")
-    if clip and tower.eos_token_id not in (_LEGACY_EOS, *suffix):
+        raise BrokenCheckpoint(f"{name} has a context of {context_length} tokens, too few for any text")
+    if rules.end_id is not None and rules.end_id not in suffix:
         raise BrokenCheckpoint(
-            f"{checkpoint.model} pools texts at token {tower.eos_token_id}, but its tokenizer ends them with "
-            f"{list(suffix)}: every text would get one vector. Fix eos_token_id in config.json or the tokenizer"
+            f"{name} pools texts at token {rules.end_id}, but its tokenizer ends them with {list(suffix)}: every text "
+            f"would get one vector. Fix eos_token_id in config.json or the tokenizer"
         )
-    if not clip and _should_lower(tokenizer, encode):
-        encode = _lowering(encode)
+    pad_id = suffix[-1] if rules.padding == "longest" and suffix else own.pad_token_id or 0
+    if rules.pad_id is not None:
+        if rules.padding == "masked" and pad_id != rules.pad_id:
+            raise BrokenCheckpoint(
+                f"{name} pads texts with token {pad_id}, but its text tower takes {rules.pad_id} for padding; fix "
+                f"pad_token_id in config.json or the tokenizer"
+            )
+        pad_id = rules.pad_id
+    encode = lowering(tokenizer) if rules.lower else tokenizer.encode
+    if rules.clean is not None:
+        encode = _cleaning(encode, rules.clean)
+    seen = rules.padding == "context"  # where the tower sees the padding, the tokenizer says where and whether masked
     return TextPipeline(
         encode=encode,
         prefix=prefix,
         suffix=suffix,
         context_length=context_length,
-        vocabulary=tower.vocab_size,
-        pad_id=suffix[-1] if clip and suffix else tokenizer.pad_token_id or 0,
-        pad_to_context=not clip,
-        pad_left=not clip and tokenizer.padding_side == "left",
-        masked=not clip and "attention_mask" in tokenizer.model_input_names,
-        keep_end=tokenizer.truncation_side == "left",
-        pooling=_pooling(tower.eos_token_id) if clip else "last position",
-        digest=_digest(tokenizer.get_vocab(), encode),
+        vocabulary=rules.vocabulary,
+        pad_id=pad_id,
+        pad_to_context=seen,
+        pad_left=seen and own.padding_side == "left",
+        masked=rules.padding == "masked" or (seen and "attention_mask" in own.model_input_names),
+        keep_end=own.truncation_side == "left",
+        pooling=rules.pooling,
+        digest=tokenizer.digest(encode),
     )
 
 
-def _load_tokenizer(checkpoint: Checkpoint) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-    except ImportError as error:
-        raise MissingLibrary(
-            f"the tokenizer of {checkpoint.model} needs a library that is not installed; "
-            f"run `pip install sentencepiece protobuf` ({first_line(error)})"
-        ) from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BrokenCheckpoint(f"the tokenizer of {checkpoint.model} cannot be loaded: {first_line(error)}") from error
-
-
-def _encoder_of(tokenizer: Any) -> Callable[[str], list[int]]:
-    """A private copy of the Rust tokenizer where there is one: nobody else can switch truncation on in it, which would
-    both change the ids and fail other threads with "Already borrowed"."""
-    if not tokenizer.is_fast:
-        return lambda text: list(tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"])
-    from tokenizers import Tokenizer
-
-    own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    own.no_truncation()
-    own.no_padding()
-    return lambda text: list(own.encode(text).ids)
-
-
-def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids that the tokenizer puts before and after each text."""
-    probe = tokenizer("a", return_special_tokens_mask=True, truncation=False, padding=False)
-    ids, special = list(probe["input_ids"]), list(probe["special_tokens_mask"])
-    first = special.index(0) if 0 in special else len(ids)
-    last = len(ids) - special[::-1].index(0) if 0 in special else len(ids)
-    return tuple(ids[:first]), tuple(ids[last:])
-
-
-def _should_lower(tokenizer: Any, encode: Callable[[str], list[int]]) -> bool:
-    """SigLIP and SigLIP2 were trained on lower-cased text. SigLIP2's fixed-resolution checkpoints name the Gemma
-    tokenizer, in which transformers ignores their `do_lower_case`."""
-    declared = tokenizer.init_kwargs.get("do_lower_case", "Gemma" in type(tokenizer).__name__)
-    return bool(declared) and encode("A RED Car") != encode("a red car")
-
-
-def _lowering(encode: Callable[[str], list[int]]) -> Callable[[str], list[int]]:
-    return lambda text: encode(text.lower())
-
-
-def _pooling(eos_token_id: int) -> str:
-    return "largest id" if eos_token_id == _LEGACY_EOS else f"first id {eos_token_id}"
-
-
-def _digest(vocabulary: dict[str, int], encode: Callable[[str], list[int]]) -> str:
-    """What the tokenizer does rather than how it is stored, so that a new tokenizers version keeps the digest."""
-    content = [sorted(vocabulary.items()), [encode(text) for text in _PROBES]]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def _cleaning(encode: Encode, clean: Callable[[str], str]) -> Encode:
+    return lambda text: encode(clean(text))

@@ -91,7 +91,7 @@ def test_siglip_pads_to_the_context_and_clip_to_the_longest(
 ) -> None:
     short = AutoTokenizer.from_pretrained(siglip)(["x"], return_tensors="pt")
     with torch.inference_mode():
-        unpadded = siglip_encoder._network.get_text_features(**short).pooler_output.numpy()
+        unpadded = siglip_encoder._network.texts(**short).numpy()
     assert np.abs(texts_of(siglip_encoder, ["x"]) - unpadded).max() > 0.01  # padding decides, and we pad
     assert siglip_encoder.passport.text_padding.startswith(f"{CONTEXT}, right")
     assert clip_encoder.passport.text_padding.startswith("longest in batch, right")

@@ -9,7 +9,7 @@ import torch
 
 from models.checkpoint import bundled_model
 from models.device import DTYPES, pick_device, pick_dtype
-from models.errors import BrokenCheckpoint, NonFinite, NoTextTower
+from models.errors import BrokenCheckpoint, NonFiniteVectors, NoTextTower
 from models.families import Network
 from models.passport import Passport
 from models.pipeline import Pipeline, open_pipeline
@@ -81,7 +81,7 @@ class Encoder:
 
         Raises:
             InvalidInput: an array of another shape or type.
-            NonFinite: NaN or infinity, with the indices.
+            NonFiniteVectors: NaN or infinity, with the indices.
         """
         if not len(pixels):
             return np.empty((0, self.dim), np.float32)
@@ -98,7 +98,7 @@ class Encoder:
             float32 (n, dim), not normalised.
 
         Raises:
-            NonFinite: NaN or infinity, with the indices.
+            NonFiniteVectors: NaN or infinity, with the indices.
             NoTextTower: the model encodes images only.
         """
         if self._text is None or self._network.texts is None:
@@ -113,7 +113,7 @@ class Encoder:
         vectors: np.ndarray = features.float().cpu().numpy()
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
-            raise NonFinite(np.flatnonzero(~finite).tolist(), what, self.passport.dtype)
+            raise NonFiniteVectors(np.flatnonzero(~finite).tolist(), what, self.passport.dtype)
         return vectors
 
 

@@ -89,8 +89,8 @@ def create_space(
     passport = read_passport(model, revision)
     with database.transaction() as connection:
         row = connection.execute(
-            "select sightline.create_space(%s, %s, %s, %s, %s, pool => %s)",
-            (name, passport["model"], passport["dim"], Jsonb(passport), revision, pool),
+            "select sightline.create_space(%s, %s, %s, %s, %s, %s, %s)",
+            (name, passport["model"], passport["dim"], Jsonb(passport), revision, passport["modalities"], pool),
         ).fetchone()
         assert row is not None
         if alias is not None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import psycopg
 from psycopg.types.json import Jsonb
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from sightline.database import Database, LentConnection
-from sightline.errors import SightlineError
-from sightline.item import Ingestible, Prepared, expand, prepare
+from sightline.errors import SightlineError, UsageError
+from sightline.item import Found, Ingestible, Item, Prepared, Stored, expand, is_folder, is_storable, prepare, walk
 from sightline.job import Job
+from sightline.progress import progress_bar
 from sightline.settings import Settings
 
 BATCH_ITEMS = 512
 BATCH_BYTES = 8 * 2**20
 """A batch is one transaction: small enough for memory, large enough that round trips do not count."""
+
+T = TypeVar("T")
 
 
 class Ingest:
@@ -34,31 +37,32 @@ class Ingest:
         lane: str,
         connection: LentConnection | None,
     ) -> None:
+        check_collection(collection)
         self._database = database
         self._settings = settings
+        self._collection = collection
         self._request = ("encode", Jsonb({"space": space}), collection, lane)
         self._connection = connection
         self._job_id: int | None = None
 
     def run(self, items: Ingestible | Iterable[Ingestible], root: Path | None, *, progress: bool = False) -> Job:
         """Read the stream to its end. When it raises, what was read so far is still done, and the job says so."""
-        prepared = (prepare(item, self._settings) for item in expand(items, root))
         if self._connection is not None:
             # All in the caller's transaction, which takes everything back when this raises.
             with self._database.transaction(self._connection) as connection:
                 self._open(connection)
-                for batch in _batches(prepared):
+                for batch in self._batches(items, root):
                     self._add(connection, batch)
                 self._seal(connection)
             return self._job()
         with self._database.transaction() as connection:
             self._open(connection)
         try:
-            with _counter(enabled=progress) as bar:
-                for batch in _batches(prepared):
+            with progress_bar("submitted", enabled=progress, count=lambda: count_items(items)) as advance:
+                for batch in self._batches(items, root):
                     with self._database.transaction() as connection:
                         self._add(connection, batch)
-                    bar.advance(bar.task_ids[0], len(batch))
+                    advance(len(batch))
         except BaseException as error:
             self._seal_cut(error)
             if isinstance(error, SightlineError):
@@ -67,6 +71,12 @@ class Ingest:
         with self._database.transaction() as connection:
             self._seal(connection)
         return self._job()
+
+    def _batches(self, items: Ingestible | Iterable[Ingestible], root: Path | None) -> Iterator[list[Prepared]]:
+        prepared = prepare_stream(
+            self._database, self._settings, self._collection, expand(items, root), connection=self._connection
+        )
+        return _cut(prepared, lambda one: len(one.blob or b""))
 
     def _job(self) -> Job:
         assert self._job_id is not None
@@ -104,13 +114,48 @@ class Ingest:
             pass
 
 
-def _batches(prepared: Iterable[Prepared]) -> Iterator[list[Prepared]]:
-    batch: list[Prepared] = []
+def prepare_stream(
+    database: Database,
+    settings: Settings,
+    collection: str,
+    found: Iterable[Found],
+    *,
+    read: bool = True,
+    connection: LentConnection | None = None,
+) -> Iterator[Prepared]:
+    """Prepare items one by one; what is stored of them is looked up a group at a time."""
+    for group in _cut(found, lambda one: len(one.item.data) if isinstance(one.item.data, bytes) else 0):
+        stored = _stored(database, collection, [one.item for one in group], connection)
+        for one in group:
+            yield prepare(one, settings, stored.get(one.item.external_id or ""), read=read)
+
+
+def _stored(
+    database: Database, collection: str, items: list[Item], connection: LentConnection | None
+) -> Mapping[str, Stored]:
+    """What the database has of the files among some items."""
+    ids = [i.external_id for i in items if i.path is not None and isinstance(i.external_id, str)]
+    ids = [external_id for external_id in ids if is_storable(external_id)]
+    if not ids:
+        return {}
+    with database.transaction(connection) as cursor:
+        rows = cursor.execute(
+            "select i.external_id, i.uri, i.source_tag, encode(i.digest, 'hex'), i.blob_digest is not null "
+            "from sightline.item i where i.external_id = any(%s) "
+            "and i.collection_id = (select c.collection_id from sightline.collection c where c.name = %s)",
+            (ids, collection),
+        ).fetchall()
+    return {external_id: Stored(*row) for external_id, *row in rows}
+
+
+def _cut(stream: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Batches of a stream, of bounded number and size."""
+    batch: list[T] = []
     size = 0
     try:
-        for one in prepared:
+        for one in stream:
             batch.append(one)
-            size += len(one.blob or b"")
+            size += size_of(one)
             if len(batch) >= BATCH_ITEMS or size >= BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
@@ -122,13 +167,29 @@ def _batches(prepared: Iterable[Prepared]) -> Iterator[list[Prepared]]:
         yield batch
 
 
-def _counter(*, enabled: bool) -> Progress:
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("submitted {task.completed:,.0f} items"),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not enabled,
+def count_items(items: Ingestible | Iterable[Ingestible]) -> int | None:
+    """How many items a list of paths will yield; None for a stream, which is read only once."""
+    if isinstance(items, (str, os.PathLike)):
+        items = [items]
+    if not isinstance(items, (list, tuple)):
+        return None
+    return sum(
+        sum(1 for _ in walk(Path(one))) if isinstance(one, (str, os.PathLike)) and is_folder(Path(one)) else 1
+        for one in items
     )
-    bar.add_task("submit", total=None)
-    return bar
+
+
+def check_collection(name: object) -> None:
+    """Refuse what cannot be the name of a collection.
+
+    Raises:
+        UsageError: it says why.
+    """
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"the name of a collection must be a string and not empty, not {name!r:.50}")
+    if len(name) > 200:
+        raise UsageError(f"the name of a collection has at most 200 characters, not {len(name)} ({name[:40]!r}...)")
+    if not is_storable(name):
+        raise UsageError(
+            f"the collection {name!r:.50} has a NUL character or a lone surrogate: Postgres cannot store it"
+        )

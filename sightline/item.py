@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,18 +45,49 @@ Ingestible = Item | str | os.PathLike[str] | bytes | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Found:
+    """An item of a stream, and where it was found.
+
+    Args:
+        root: the folder that its external_id is a path below; None where the id does not come from a folder.
+        error: the item is a folder that could not be read, for this reason.
+    """
+
+    item: Item
+    root: Path | None = None
+    error: OSError | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the database has under an item's external_id. `digest` is sha256 in hex, None while it is unknown."""
+
+    uri: str | None
+    source_tag: str | None
+    digest: str | None
+    uploaded: bool
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """One element of `items` for the database, and the content to upload for it."""
+    """One element of `items` for the database.
+
+    Args:
+        blob: the content to upload for it; None where nothing needs uploading.
+        size: bytes of that content, known also where it was not read.
+    """
 
     spec: dict[str, Any]
     blob: bytes | None = None
+    size: int = 0
 
 
-def expand(items: Ingestible | Iterable[Ingestible], root: Path | None) -> Iterator[Item]:
+def expand(items: Ingestible | Iterable[Ingestible], root: Path | None) -> Iterator[Found]:
     """Items one by one; a folder yields each of its files, hidden ones left out, in a stable order.
 
     External ids of paths are relative to `root`, or to the folder given. A folder may be given by a symbolic link;
-    links to folders inside it are not followed: each becomes an item, which is refused by name.
+    links to folders inside it are not followed: each becomes an item, which is refused by name. So does a folder that
+    cannot be read.
 
     Raises:
         UsageError: an element is of a type that cannot be ingested.
@@ -67,14 +99,18 @@ def expand(items: Ingestible | Iterable[Ingestible], root: Path | None) -> Itera
     for given in items:
         item = _as_item(given)
         if item.external_id is not None or not isinstance(item.path, (str, os.PathLike)) or not os.fspath(item.path):
-            yield item
+            yield Found(item)
             continue
         path = Path(item.path)
-        if _is_folder(path):
-            for file in _walk(path):
-                yield replace(item, path=file, external_id=_relative(file, root or path))
-        else:
-            yield replace(item, external_id=_relative(path, root))
+        if not is_folder(path):
+            yield _found(item, path, root)
+            continue
+        for file in walk(path):
+            if isinstance(file, OSError):
+                folder = Path(file.filename)
+                yield replace(_found(item, folder, root or path), error=file)
+            else:
+                yield _found(item, file, root or path)
 
 
 def _as_item(given: Ingestible) -> Item:
@@ -92,25 +128,35 @@ def _as_item(given: Ingestible) -> Item:
     raise UsageError(f"cannot ingest a {type(given).__name__}: give a path, bytes, Item or mapping")
 
 
-def _relative(path: Path, root: Path | None) -> str:
-    return printable(path.relative_to(root) if root is not None and path.is_relative_to(root) else path)
+def _found(item: Item, path: Path, root: Path | None) -> Found:
+    if root is not None and path.is_relative_to(root):
+        return Found(replace(item, path=path, external_id=printable(path.relative_to(root))), root)
+    return Found(replace(item, path=path, external_id=printable(path)))
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder, or a link to one."""
     try:
         return path.is_dir()
     except (OSError, ValueError):  # a name that is too long or has a NUL: reading it will say so
         return False
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Every entry below a folder that is no folder, and the links to folders that are not followed."""
-    for parent, folders, files in os.walk(folder):
+def walk(folder: Path) -> Iterator[Path | OSError]:
+    """Every entry below a folder that is no folder, and the links to folders that are not followed.
+
+    A folder that cannot be read is an OSError, whose `filename` it is.
+    """
+    errors: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=errors.append):
+        yield from errors
+        errors.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         links = [name for name in folders if (Path(parent) / name).is_symlink()]
         for name in sorted([*files, *links]):
             if not name.startswith("."):
                 yield Path(parent) / name
+    yield from errors
 
 
 def printable(path: Path) -> str:
@@ -118,11 +164,23 @@ def printable(path: Path) -> str:
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
-def prepare(item: Item, settings: Settings) -> Prepared:
-    """The specification of an item. What cannot be read becomes one with `error`: a failure of that item alone."""
+def prepare(found: Found, settings: Settings, stored: Stored | None = None, *, read: bool = True) -> Prepared:
+    """The specification of an item. What cannot be read becomes one with `error`: a failure of that item alone.
+
+    Args:
+        found: the item.
+        settings: limits and media roots.
+        stored: what the database has under its external_id. A file whose mtime and size are as stored is not read.
+        read: False for a plan: a file that is not stored yet is not read either; its specification can only be counted.
+    """
+    item = found.item
     try:
+        if found.error is not None:
+            raise _unreadable(found.error, Path(item.path or ""))
         _check_types(item)
-        prepared = _content(item, settings)
+        prepared = _content(item, settings, stored, read=read)
+        if found.root is not None:
+            prepared.spec["root"] = root_name(found.root)
         if item.metadata:
             prepared.spec["metadata"] = dict(item.metadata)
         if item.group_key is not None:
@@ -130,7 +188,7 @@ def prepare(item: Item, settings: Settings) -> Prepared:
         if item.external_id is not None:
             prepared.spec["external_id"] = item.external_id
         json.dumps(prepared.spec, allow_nan=False)
-        if not _storable(prepared.spec):
+        if not is_storable(prepared.spec):
             raise _Unfit("BadText", "it contains a NUL character or a lone surrogate, which Postgres cannot store")
     except _Unfit as error:
         return _rejected(item, error.error_class, str(error))
@@ -166,7 +224,12 @@ def _check_types(item: Item) -> None:
         raise _Unfit("BadText", f"text must be a string, not a {type(item.text).__name__}")
 
 
-def _content(item: Item, settings: Settings) -> Prepared:
+def root_name(root: Path) -> str:
+    """A folder as it stands in `item.root`: absolute, without links."""
+    return printable(Path(os.path.realpath(root)))
+
+
+def _content(item: Item, settings: Settings, stored: Stored | None, *, read: bool) -> Prepared:
     if item.text is not None:
         if not item.text.strip():
             raise _Unfit("EmptyText", "the text is empty")
@@ -178,26 +241,72 @@ def _content(item: Item, settings: Settings) -> Prepared:
         return Prepared({"text": item.text})
     if item.data is not None:
         return _upload(bytes(item.data), settings)
-    return _file(Path(item.path or ""), settings)
+    return _file(Path(item.path or ""), settings, stored, read=read)
 
 
-def _file(path: Path, settings: Settings) -> Prepared:
+def _file(path: Path, settings: Settings, stored: Stored | None, *, read: bool) -> Prepared:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise _Unfit("NotARegularFile", f"{printable(path)} is a {_kind(status.st_mode)}")
-        resolved = path.resolve()
+        resolved, tag = path.resolve(), source_tag(status)
+        # Of before it is read: what changes meanwhile is seen the next time.
+        tagged = {} if tag is None else {"source_tag": tag}
+        as_stored = stored is not None and tag is not None and stored.source_tag == tag
         if any(resolved.is_relative_to(root.resolve()) for root in settings.media_roots):
-            return Prepared({"uri": resolved.as_uri(), "source_tag": f"{status.st_mtime_ns}-{status.st_size}"})
+            return Prepared({"uri": resolved.as_uri(), **tagged, **_known_digest(resolved, status, stored)})
         if status.st_size > settings.max_bytes:
             raise _too_large(status.st_size, settings)
-        return _upload(path.read_bytes(), settings)
-    except FileNotFoundError as error:
-        raise _Unfit("NotFound", f"there is no file {printable(path)}") from error
-    except PermissionError as error:
-        raise _Unfit("PermissionDenied", f"{printable(path)} cannot be read by this user") from error
-    except (OSError, ValueError) as error:  # a symlink loop, a name too long, a NUL in the name
-        raise _Unfit("Unreadable", f"{printable(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+        if stored is not None and stored.uploaded and as_stored:
+            return Prepared({"digest": stored.digest, **tagged})
+        if not read and stored is None:
+            return _unread(path, status)
+        uploaded = _upload(path.read_bytes(), settings)
+        uploaded.spec.update(tagged)
+    except (OSError, ValueError) as error:
+        raise _unreadable(error, path) from error
+    return uploaded
+
+
+def source_tag(status: os.stat_result) -> str | None:
+    """mtime and size of a file. None if it was written so lately that another write might leave both as they are.
+
+    File systems tell time in ticks of 4 ms, some in whole seconds, FAT in two.
+    """
+    tick = 2_000_000_000 if status.st_mtime_ns % 1_000_000_000 == 0 else 10_000_000
+    if status.st_mtime_ns > time.time_ns() - tick:
+        return None
+    return f"{status.st_mtime_ns}-{status.st_size}"
+
+
+def _known_digest(path: Path, status: os.stat_result, stored: Stored | None) -> dict[str, str]:
+    """`sha256` of a file that stays where it is, if that can show that its content is the stored one."""
+    if stored is None or stored.digest is None:
+        return {}
+    tag = source_tag(status)
+    if tag is not None and tag == stored.source_tag:
+        return {} if stored.uri == path.as_uri() else {"sha256": stored.digest}
+    if stored.source_tag is not None and not stored.source_tag.endswith(f"-{status.st_size}"):
+        return {}
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _unread(path: Path, status: os.stat_result) -> Prepared:
+    if not status.st_size:
+        raise _Unfit("EmptyFile", "it has no bytes")
+    if not os.access(path, os.R_OK):
+        raise PermissionError
+    return Prepared({"uri": path.absolute().as_uri()}, size=status.st_size)
+
+
+def _unreadable(error: OSError | ValueError, path: Path) -> _Unfit:
+    if isinstance(error, FileNotFoundError):
+        return _Unfit("NotFound", f"there is no file {printable(path)}")
+    if isinstance(error, PermissionError):
+        return _Unfit("PermissionDenied", f"{printable(path)} cannot be read by this user")
+    # a symlink loop, a name too long, a NUL in the name
+    return _Unfit("Unreadable", f"{printable(path)!r}: {getattr(error, 'strerror', None) or error}")
 
 
 def _upload(content: bytes, settings: Settings) -> Prepared:
@@ -205,7 +314,7 @@ def _upload(content: bytes, settings: Settings) -> Prepared:
         raise _Unfit("EmptyFile", "it has no bytes")
     if len(content) > settings.max_bytes:
         raise _too_large(len(content), settings)
-    return Prepared({"digest": hashlib.sha256(content).hexdigest()}, content)
+    return Prepared({"digest": hashlib.sha256(content).hexdigest()}, content, len(content))
 
 
 def _too_large(size: int, settings: Settings) -> _Unfit:
@@ -240,10 +349,10 @@ def _rejected(item: Item, error_class: str, message: str) -> Prepared:
     return Prepared({"external_id": name, "error": {"class": error_class, "message": message}})
 
 
-def _storable(value: Any) -> bool:
+def is_storable(value: Any) -> bool:
     """Whether Postgres can store every string of a JSON value: it is UTF-8 and has no NUL."""
     if isinstance(value, str):
         return "\x00" not in value and not any("\ud800" <= char <= "\udfff" for char in value)
     if isinstance(value, Mapping):
-        return all(_storable(key) and _storable(inner) for key, inner in value.items())
-    return not isinstance(value, (list, tuple)) or all(map(_storable, value))
+        return all(is_storable(key) and is_storable(inner) for key, inner in value.items())
+    return not isinstance(value, (list, tuple)) or all(map(is_storable, value))

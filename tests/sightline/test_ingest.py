@@ -105,6 +105,8 @@ def test_files_under_a_media_root_travel_as_uris(
     (tmp_path / "in" / "näme with space.png").write_bytes(b"in")
     (tmp_path / "out.png").write_bytes(b"out")
     (tmp_path / "in" / "escape.png").symlink_to(tmp_path / "out.png")
+    for file in ("in/näme with space.png", "out.png"):
+        os.utime(tmp_path / file, (1e9, 1e9))  # files of this very moment get no tag
     with Sightline(database_url, redis_url, settings=Settings(media_roots=[tmp_path / "in"])) as client:
         client.ingest([tmp_path / "in", tmp_path / "out.png"], collection="roots", root=tmp_path)
     rows = connection.execute(
@@ -113,8 +115,8 @@ def test_files_under_a_media_root_travel_as_uris(
     ).fetchall()
     assert {row[0]: row[1:] for row in rows} == {
         "in/näme with space.png": ((tmp_path / "in" / "näme with space.png").as_uri(), False, True),
-        "in/escape.png": (None, True, False),  # resolved first: it lies outside, so its content is uploaded
-        "out.png": (None, True, False),
+        "in/escape.png": (None, True, True),  # resolved first: it lies outside, so its content is uploaded
+        "out.png": (None, True, True),
     }
 
 

@@ -18,6 +18,8 @@ from sightline.errors import ServiceMissing, UsageError
 from sightline.ingest import Ingest
 from sightline.item import Ingestible
 from sightline.job import Job
+from sightline.plan import IngestPlan, plan_ingest
+from sightline.prune import Pruned, prune
 from sightline.query import check_search, image_bytes_of
 from sightline.results import Hit, Hits, Modality, Space, Status
 from sightline.settings import Settings, libpq_url
@@ -106,6 +108,55 @@ class Sightline:
             self.database, self.settings, collection=collection, space=space, lane=lane, connection=connection
         )
         return ingest.run(items, None if root is None else Path(root), progress=progress)
+
+    def plan_ingest(
+        self,
+        items: Ingestible | Iterable[Ingestible],
+        *,
+        collection: str,
+        space: str = "current",
+        root: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> IngestPlan:
+        """What `ingest` of the same arguments would do, in counts, bytes, hours and gigabytes. Writes nothing.
+
+        Files that are stored are read only if their mtime or size changed, new ones not at all.
+        """
+        return plan_ingest(
+            self.database, self.settings, items,
+            collection=collection, space=space, root=None if root is None else Path(root), progress=progress,
+        )  # fmt: skip
+
+    def prune(
+        self,
+        folders: Iterable[str | os.PathLike[str]],
+        *,
+        collection: str,
+        root: str | os.PathLike[str] | None = None,
+        everything: bool = False,
+        dry_run: bool = False,
+        progress: bool = False,
+    ) -> list[Pruned]:
+        """Delete the items, and their vectors, of files that are no longer in folders that were ingested.
+
+        Only items that an ingest named by their path below a folder (or below `root`) are looked at, and only a file
+        that the operating system says is not there counts as gone.
+
+        Args:
+            folders: as they were given to `ingest`.
+            collection: its name.
+            root: as it was given to `ingest`.
+            everything: go on where more than half of a folder's items are gone.
+            dry_run: only count.
+            progress: show on stderr how many files were looked up.
+
+        Raises:
+            PolicyRefused: more than half are gone, or a file cannot be looked up; nothing was deleted.
+        """
+        return prune(
+            self.database, collection, [Path(folder) for folder in folders], None if root is None else Path(root),
+            everything=everything, dry_run=dry_run, progress=progress,
+        )  # fmt: skip
 
     def submit(
         self,

@@ -45,6 +45,12 @@ class RequestRefused(UsageError):
     """The database refused a request; the message is the database's own."""
 
 
+class PolicyRefused(SightlineError):
+    """Something that cannot be undone was not done, because it looks like a mistake; the message says how to insist."""
+
+    exit_code = 4
+
+
 class JobFailed(SightlineError):
     """A job could not run or was cancelled. Items that failed in a job that ran are rows in `failed_items`."""
 

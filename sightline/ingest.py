@@ -64,7 +64,7 @@ class Ingest:
                         self._add(connection, batch)
                     advance(len(batch))
         except BaseException as error:
-            self._seal_cut(error)
+            self._sealbatches(error)
             if isinstance(error, SightlineError):
                 raise type(error)(f"{error} (job {self._job_id} goes on with what was submitted)") from error
             raise
@@ -76,7 +76,7 @@ class Ingest:
         prepared = prepare_stream(
             self._database, self._settings, self._collection, expand(items, root), connection=self._connection
         )
-        return _cut(prepared, lambda one: len(one.blob or b""))
+        return batches(prepared, lambda one: len(one.blob or b""))
 
     def _job(self) -> Job:
         assert self._job_id is not None
@@ -105,7 +105,7 @@ class Ingest:
     def _seal(self, connection: psycopg.Connection, error: str | None = None) -> None:
         connection.execute("select sightline.seal_job(%s, %s)", (self._job_id, error))
 
-    def _seal_cut(self, error: BaseException) -> None:
+    def _sealbatches(self, error: BaseException) -> None:
         """Close the stream after an error, if the database still answers; else the first error is the one to see."""
         try:
             with self._database.transaction() as connection:
@@ -124,7 +124,7 @@ def prepare_stream(
     connection: LentConnection | None = None,
 ) -> Iterator[Prepared]:
     """Prepare items one by one; what is stored of them is looked up a group at a time."""
-    for group in _cut(found, lambda one: len(one.item.data) if isinstance(one.item.data, bytes) else 0):
+    for group in batches(found, lambda one: len(one.item.data) if isinstance(one.item.data, bytes) else 0):
         stored = _stored(database, collection, [one.item for one in group], connection)
         for one in group:
             yield prepare(one, settings, stored.get(one.item.external_id or ""), read=read)
@@ -148,7 +148,7 @@ def _stored(
     return {external_id: Stored(*row) for external_id, *row in rows}
 
 
-def _cut(stream: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+def batches(stream: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
     """Batches of a stream, of bounded number and size."""
     batch: list[T] = []
     size = 0

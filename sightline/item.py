@@ -152,7 +152,7 @@ def walk(folder: Path) -> Iterator[Path | OSError]:
         yield from errors
         errors.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]  # noqa: PTH114, PTH118 - raises not
         for name in sorted([*files, *links]):
             if not name.startswith("."):
                 yield Path(parent) / name

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,11 @@ import typer
 
 from sightline.cli.output import JsonOption, SpaceOption, configure_logging, err, out, print_json
 from sightline.client import Sightline
-from sightline.errors import UsageError
+from sightline.errors import PolicyRefused, UsageError
 from sightline.item import Ingestible, Item
 from sightline.job import Job, JobProgress
+from sightline.plan import IngestPlan
+from sightline.prune import Pruned
 from sightline.settings import Settings
 
 
@@ -35,11 +38,20 @@ def ingest(
     space: SpaceOption = "current",
     root: Annotated[Path | None, typer.Option(help="Name files relative to this folder.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until every item is encoded.")] = True,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Then delete the items of files that are no longer in the folders.")
+    ] = False,
+    prune_all: Annotated[
+        bool, typer.Option("--prune-all", help="As --prune, also where more than half of a folder's items are gone.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done, and how long it would take.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Store images and texts, and encode them. Running it again skips what did not change.
 
-    Example: sightline ingest ~/photos --collection photos
+    Example: sightline ingest ~/photos --collection photos --prune
     """
     settings = Settings()
     configure_logging(settings.log_level)
@@ -51,16 +63,80 @@ def ingest(
         if not path.exists():
             raise UsageError(f"there is no file or folder {path}")
     items: Iterable[Ingestible] = paths or read_jsonl(jsonl or Path("-"))
+    folders = [path for path in paths or [] if path.is_dir()] if prune or prune_all else []
+    if (prune or prune_all) and not folders:
+        raise UsageError("--prune is for folders: it deletes the items of files that are no longer there")
+    shown = not as_json
     with Sightline(settings=settings) as client:
-        job = client.ingest(items, collection=collection, space=space, root=root, progress=not as_json)
-        ended = job.wait(progress=not as_json) if wait else job.progress()
-        report(job, ended, as_json=as_json)
+        if dry_run:
+            plan = client.plan_ingest(items, collection=collection, space=space, root=root, progress=shown)
+            gone = client.prune(
+                folders, collection=collection, root=root, everything=prune_all, dry_run=True, progress=shown
+            )
+            print_plan(plan, gone, as_json=as_json)
+            return
+        job = client.ingest(items, collection=collection, space=space, root=root, progress=shown)
+        ended = job.wait(progress=shown) if wait else job.progress()
+        pruned: list[Pruned] = []
+        refusal: PolicyRefused | None = None
+        try:
+            pruned = client.prune(folders, collection=collection, root=root, everything=prune_all, progress=shown)
+        except PolicyRefused as error:
+            refusal = error
+        report(job, ended, pruned, as_json=as_json, exit_on_failure=refusal is None)
+        if refusal is not None:
+            raise refusal
 
 
-def report(job: Job, ended: JobProgress, *, as_json: bool = False, exit_on_failure: bool = True) -> None:
-    """Say what became of the items; exit with 1 when some failed."""
+def print_plan(plan: IngestPlan, gone: Sequence[Pruned], *, as_json: bool) -> None:
+    """Say what an ingest would do."""
     if as_json:
-        print_json(ended)
+        print_json({**asdict(plan), "prune": gone})
+        return
+    out.print(
+        f"{plan.new:,} new, {plan.changed:,} changed, {plan.unchanged:,} unchanged ({plan.updated:,} of them with "
+        f"other metadata or source), {plan.unreadable:,} unreadable"
+        + (f", {plan.duplicates:,} given twice" if plan.duplicates else "")
+    )
+    out.print(f"upload: at most {plan.upload_files:,} files, {plan.upload_bytes / 1e6:,.1f} MB")
+    out.print(f"database: about {plan.gigabytes:,.3f} GB more")
+    rate = plan.items_per_second
+    if not plan.encode:
+        out.print("encode: nothing")
+    elif rate is None or plan.hours is None:
+        out.print(f"encode: {plan.encode:,} items; the space has encoded nothing yet, so there is no rate to go by")
+    else:
+        out.print(f"encode: {plan.encode:,} items, about {duration(plan.hours)} at {rate:,.1f}/s as of late")
+    if plan.index_hours is not None:
+        out.print(
+            f"index: inserting through {', '.join(plan.indexes)} takes about {duration(plan.index_hours)}; "
+            "for a bulk load drop it, ingest, and build it again: sightline space index"
+        )
+    for found in gone:
+        out.print(f"prune: {found.gone:,} of {found.stored:,} items of {found.folder} are gone")
+        if found.problem is not None:
+            err.print(f"  would be refused: {found.problem}", markup=False, soft_wrap=True)
+    for problem in plan.problems:
+        err.print(f"  {problem['external_id']}: {problem['class']}: {problem['message']}", markup=False, soft_wrap=True)
+
+
+def duration(hours: float) -> str:
+    """Hours in the unit that people use."""
+    seconds = hours * 3600
+    return f"{seconds:,.0f} s" if seconds < 100 else f"{seconds / 60:,.0f} min" if hours < 2 else f"{hours:,.1f} h"
+
+
+def report(
+    job: Job,
+    ended: JobProgress,
+    pruned: Sequence[Pruned] = (),
+    *,
+    as_json: bool = False,
+    exit_on_failure: bool = True,
+) -> None:
+    """Say what became of the items; exit with 1 when some failed, or when the job broke off."""
+    if as_json:
+        print_json({**asdict(ended), "pruned": pruned})
     else:
         out.print(
             f"job {job.job_id} {ended.state}: {ended.submitted:,} submitted, {ended.done:,} encoded, "
@@ -73,7 +149,11 @@ def report(job: Job, ended: JobProgress, *, as_json: bool = False, exit_on_failu
             )
         if ended.failed > 5:
             err.print(f"  ... all of them: sightline failures --job {job.job_id}")
-    if ended.failed and exit_on_failure:
+        for one in pruned:
+            out.print(f"pruned {one.deleted:,} of {one.stored:,} items of {one.folder}")
+    if ended.error is not None:
+        err.print(f"job {job.job_id} is not whole: {ended.error}; run it again to resume", markup=False, soft_wrap=True)
+    if (ended.failed or ended.error is not None) and exit_on_failure:
         raise typer.Exit(1)
 
 

@@ -2,7 +2,6 @@
 
 -- The folder that an external_id is a path below, where ingest named the item by its path; null where whoever submitted it named it.
 alter table sightline.item add column root text check (root <> '');
-create index item_root on sightline.item (collection_id, root) where root is not null;
 
 -- A sentence instead of the name of a constraint.
 create function sightline.check_collection_name() returns trigger

@@ -75,7 +75,7 @@ class Passport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        return asdict(self) | {"modalities": list(self.modalities)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Passport:

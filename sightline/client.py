@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, SupportsFloat
-from urllib.parse import unquote, urlsplit
 
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
@@ -16,7 +15,7 @@ from sightline.broker import Broker
 from sightline.database import Database, LentConnection
 from sightline.errors import ServiceMissing, UsageError
 from sightline.ingest import Ingest
-from sightline.item import Ingestible
+from sightline.item import Ingestible, path_of_uri
 from sightline.job import Job
 from sightline.plan import IngestPlan, plan_ingest
 from sightline.prune import Pruned, prune
@@ -305,7 +304,7 @@ class Sightline:
         if row is None:
             raise UsageError(f"there is no image {item_id}")
         uri, content = row
-        return bytes(content) if content is not None else image_bytes_of(unquote(urlsplit(uri).path), self.settings)
+        return bytes(content) if content is not None else image_bytes_of(path_of_uri(uri), self.settings)
 
     def _hits(
         self, function: str, space: str, query: str | int, k: int, collection: str | None,

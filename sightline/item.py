@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from sightline.errors import UsageError
 from sightline.settings import Settings
@@ -164,6 +166,14 @@ def printable(path: Path) -> str:
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
+def path_of_uri(uri: str) -> str:
+    """The path that a `file:///` source means, also one that is not UTF-8.
+
+    A '?' or '#' that was not escaped belongs to the name of the file.
+    """
+    return os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
+
+
 def prepare(found: Found, settings: Settings, stored: Stored | None = None, *, read: bool = True) -> Prepared:
     """The specification of an item. What cannot be read becomes one with `error`: a failure of that item alone.
 
@@ -248,7 +258,7 @@ def _file(path: Path, settings: Settings, stored: Stored | None, *, read: bool) 
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise _Unfit("NotARegularFile", f"{printable(path)} is a {_kind(status.st_mode)}")
+            raise _Unfit("NotARegularFile", f"{printable(path)} is a {kind_of(status.st_mode)}")
         resolved, tag = path.resolve(), source_tag(status)
         # Of before it is read: what changes meanwhile is seen the next time.
         tagged = {} if tag is None else {"source_tag": tag}
@@ -302,10 +312,14 @@ def _unread(path: Path, status: os.stat_result) -> Prepared:
 
 def _unreadable(error: OSError | ValueError, path: Path) -> _Unfit:
     if isinstance(error, FileNotFoundError):
+        if path.is_symlink():
+            return _Unfit("NotFound", f"{printable(path)} is a link to a file that is not there")
         return _Unfit("NotFound", f"there is no file {printable(path)}")
     if isinstance(error, PermissionError):
         return _Unfit("PermissionDenied", f"{printable(path)} cannot be read by this user")
-    # a symlink loop, a name too long, a NUL in the name
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return _Unfit("NotARegularFile", f"{printable(path)} is a link that leads back to itself")
+    # a name too long, a NUL in the name, an I/O error
     return _Unfit("Unreadable", f"{printable(path)!r}: {getattr(error, 'strerror', None) or error}")
 
 
@@ -321,7 +335,8 @@ def _too_large(size: int, settings: Settings) -> _Unfit:
     return _Unfit("TooManyBytes", f"{size:,} bytes; SIGHTLINE_MAX_BYTES admits {settings.max_bytes:,}")
 
 
-def _kind(mode: int) -> str:
+def kind_of(mode: int) -> str:
+    """In a word, what an entry of a folder is that is no regular file."""
     return (
         "folder"
         if stat.S_ISDIR(mode)
@@ -346,6 +361,8 @@ def _rejected(item: Item, error_class: str, message: str) -> Prepared:
         name = "sha256:" + hashlib.sha256(content).hexdigest()
     name = name.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")[:200] or "(empty)"
     message = message.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    if name not in message:
+        message = f"{name}: {message}"
     return Prepared({"external_id": name, "error": {"class": error_class, "message": message}})
 
 

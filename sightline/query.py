@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from sightline.errors import UsageError
+from sightline.item import Found, Item, prepare
 from sightline.settings import Settings
 
 MAX_K = 10_000
@@ -19,22 +19,16 @@ def image_bytes_of(image: str | os.PathLike[str] | bytes, settings: Settings) ->
         UsageError: it is no file, cannot be read, or is larger than `settings.max_bytes`.
     """
     if isinstance(image, (bytes, bytearray, memoryview)):
-        size, content = len(image), bytes(image)
+        item = Item(data=bytes(image), external_id="the query image")
     elif isinstance(image, (str, os.PathLike)):
-        path = Path(image)
-        try:
-            if not path.is_file():  # a pipe would be waited for
-                raise UsageError(f"the image {path} is not a file" if path.exists() else f"there is no image {path}")
-            size = path.stat().st_size
-            content = path.read_bytes() if size <= settings.max_bytes else b""
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UsageError(f"the image {path} cannot be read: {reason}") from error
+        item = Item(path=image)
     else:
         raise UsageError(f"image must be a path or the bytes of an image file, not a {type(image).__name__}")
-    if size > settings.max_bytes:
-        raise UsageError(f"the image has {size:,} bytes; SIGHTLINE_MAX_BYTES admits {settings.max_bytes:,}")
-    return content
+    # As in an ingest, but for the media roots: a query travels with its bytes.
+    prepared = prepare(Found(item), settings.model_copy(update={"media_roots": []}))
+    if prepared.blob is None:
+        raise UsageError(prepared.spec["error"]["message"])
+    return prepared.blob
 
 
 def check_search(text: object, vector: object, k: object, where: object) -> None:

@@ -138,7 +138,8 @@ class Calls:
             data = base64.b64decode(given.image or "", validate=True)
         except binascii.Error as error:
             raise InvalidInput(f"{name}: image is not base64: {error}") from error
-        return kind, served.encoder.prepare_image(self._ingress.decode(data, name))
+        with self._ingress.decoded(data, name) as decoded:
+            return kind, served.encoder.prepare_image(decoded.pixels)
 
 
 def _error(error_class: str, message: str, item: int | None) -> dict[str, Any]:

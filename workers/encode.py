@@ -166,7 +166,8 @@ class EncodeWork:
                 raise SourceUnavailable(f"{item.external_id}: {item.uri} changes while it is read")
         if data is None:
             raise SourceUnavailable(f"{item.external_id}: its uploaded content is gone")
-        return served.encoder.prepare_image(self._ingress.decode(data, item.external_id))
+        with self._ingress.decoded(data, item.external_id) as image:
+            return served.encoder.prepare_image(image.pixels)
 
 
 def _each(executor: Executor, step: Any, items: Sequence[Item]) -> list[Any]:

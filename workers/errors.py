@@ -49,6 +49,10 @@ class TextTooLong(ItemError):
     """The text is longer than `max_text_chars`."""
 
 
+class EmptyFile(ItemError):
+    """The file has no bytes."""
+
+
 class NotAnImage(ItemError):
     """The content is none of the admitted image formats."""
 
@@ -59,6 +63,14 @@ class TruncatedImage(ItemError):
 
 class BrokenImage(ItemError):
     """The content is an image that cannot be decoded."""
+
+
+class DecompressionBomb(ItemError):
+    """Something packed inside the file unpacks to far more than any image needs."""
+
+
+class DecodeTimeout(ItemError):
+    """Decoding took more computing time than any honest image needs."""
 
 
 class OutOfMemory(ItemError):

@@ -1,121 +1,195 @@
-"""Bytes to RGB: which formats, how many pixels, and what becomes of transparency, 16 bits and orientation."""
+"""Bytes to RGB within bounds of pixels and time: the one way into Pillow, whose decoders meet what strangers send."""
 
 from __future__ import annotations
 
 import io
+import re
 import struct
+import time
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-from workers.errors import BrokenImage, ItemError, NotAnImage, OutOfMemory, TooManyPixels, TruncatedImage
+from workers.colours import to_rgb, upright
+from workers.errors import (
+    BrokenImage,
+    DecodeTimeout,
+    DecompressionBomb,
+    EmptyFile,
+    ItemError,
+    NotAnImage,
+    OutOfMemory,
+    TooManyPixels,
+    TruncatedImage,
+)
+from workers.formats import FORMATS, admitted_format, describe
+from workers.tiff import check_tiff
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Recognised by content, never by name. Of an animation or a TIFF of many pages the first frame counts."""
+DECODE_SECONDS = 30.0
+"""CPU time of one decoding: a hundred million pixels take about 3 s."""
+MAX_SCANS = 100
+"""Passes over a JPEG. A progressive photograph has about 10; a hostile file has thousands, of a few bytes each."""
 
-_MAGIC = (
-    (b"\xff\xd8\xff", "JPEG"), (b"\x89PNG", "PNG"), (b"GIF8", "GIF"), (b"BM", "BMP"),
-    (b"II*\x00", "TIFF"), (b"MM\x00*", "TIFF"), (b"II+\x00", "TIFF"), (b"MM\x00+", "TIFF"),
-)  # fmt: skip
-_ORIENTATION = 0x0112
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_PILLOW_SIZE = re.compile(r"\((\d+) pixels\)")
+_REDUCED = 254  # tag NewSubfileType, bit 0: a smaller version of another image of the file
 
 Image.init()  # registers the decoders once, before threads ask for them
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # half a picture is a failure, not a grey surface
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An image as a model sees it.
+
+    Args:
+        pixels: uint8 (height, width, 3), sRGB, read-only.
+        notes: what of the file the pixels do not show, in words for the user.
+    """
+
+    pixels: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def limit_pixels(max_pixels: int) -> None:
-    """Make Pillow's own guard the same as ours, and an error: it also sees what hides inside a file."""
+    """Make Pillow's own guard the same as ours, and an error: it also sees what hides inside a file.
+
+    Its warnings about odd metadata stay away from the log: they name no file.
+    """
     Image.MAX_IMAGE_PIXELS = max_pixels
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
-def decode_image(data: bytes, name: str, max_pixels: int) -> np.ndarray:
+def decode_image(
+    data: bytes, name: str, max_pixels: int, make_room: Callable[[int], object] = lambda _: None
+) -> Decoded:
     """Decode an image.
 
     Args:
         data: an encoded image.
         name: of the item, for messages.
         max_pixels: of the decoded image, checked before it is decoded.
+        make_room: called with the number of pixels before memory is taken for them.
 
     Returns:
-        uint8 (height, width, 3), RGB, upright by its EXIF orientation, transparency laid over white.
+        The pixels: upright by EXIF orientation, colours converted from the file's profile to sRGB, transparency laid
+        over white, the first frame of an animation.
 
     Raises:
-        ItemError: NotAnImage, TruncatedImage, BrokenImage, TooManyPixels or OutOfMemory.
+        ItemError: EmptyFile, NotAnImage, TruncatedImage, BrokenImage, TooManyPixels, DecompressionBomb, DecodeTimeout
+            or OutOfMemory; the message names the item and says why.
     """
     try:
-        with _open(data, name) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise TooManyPixels(f"{name} has {width} x {height} pixels, more than {max_pixels} (max_pixels)")
-            image.load()
-            return np.array(_to_rgb(_upright(image)))
+        return _decode(data, name, max_pixels, make_room)
     except ItemError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooManyPixels(f"{name} has more than {max_pixels} pixels (max_pixels): {error}") from error
-    except MemoryError as error:
-        raise OutOfMemory(f"{name}: there was not enough memory to decode it") from error
-    except (OSError, EOFError, struct.error) as error:
-        raise _unreadable(data, name, error) from error
     except Exception as error:
-        raise BrokenImage(f"{name} cannot be decoded: {type(error).__name__}: {error}") from error
+        raise _explained(error, data, name, max_pixels) from error
+
+
+def _decode(data: bytes, name: str, max_pixels: int, make_room: Callable[[int], object]) -> Decoded:
+    if admitted_format(data) == "TIFF":
+        check_tiff(data, name, max_pixels)
+    with _open(data, name) as image:
+        pixels = image.width * image.height
+        if pixels > max_pixels:
+            raise _too_many(name, pixels, max_pixels)
+        if image.format in ("JPEG", "MPO") and _scans(data) > MAX_SCANS:
+            raise BrokenImage(f"{name} is a JPEG of more than {MAX_SCANS} scans: made to take for ever")
+        make_room(pixels)
+        image.load()
+        notes: list[str] = []
+        rgb = np.asarray(to_rgb(upright(image), notes))
+        return Decoded(rgb, (*_unseen(image), *notes))
+
+
+class _OutOfTime(Exception):
+    """The computing time of one decoding is spent."""
+
+
+class _Source(io.BytesIO):
+    """Bytes that are read in the given CPU time of the thread. Waiting, or being stopped, costs nothing."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._end = time.thread_time() + DECODE_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.thread_time() > self._end:
+            raise _OutOfTime
+        return super().read(size)
 
 
 def _open(data: bytes, name: str) -> Image.Image:
+    if not data:
+        raise EmptyFile(f"{name} has no bytes")
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(_Source(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        looks_like = _looks_like(data)
-        if not data:
-            raise NotAnImage(f"{name} is empty") from error
-        if looks_like:
-            message = (
-                f"{name} begins like a {looks_like} image, but its header is cut off or damaged ({len(data)} bytes)"
-            )
-            raise TruncatedImage(message) from error
-        raise NotAnImage(f"{name} is not an image of a supported format ({', '.join(FORMATS)})") from error
+        found = admitted_format(data)
+        if found:
+            raise TruncatedImage(
+                f"{name} begins like a {found} image, but its header is cut off, damaged or of a kind that is not "
+                f"supported ({len(data):,} bytes)"
+            ) from error
+        raise NotAnImage(
+            f"{name} is {describe(data) or 'no image of a known format'}; admitted are {', '.join(FORMATS)}"
+        ) from error
 
 
-def _looks_like(data: bytes) -> str | None:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP"[: len(data[8:12])]:
-        return "WEBP"
-    return next((found for magic, found in _MAGIC if data.startswith(magic)), None)
+def _scans(data: bytes) -> int:
+    """Passes over the picture in a JPEG, counted up to `MAX_SCANS` and one (ITU T.81, annex B)."""
+    scans, position = 0, 2
+    while scans <= MAX_SCANS and (found := _MARKER.search(data, position)):
+        position = found.end()
+        marker = data[position - 1]
+        if marker == 0xD9:  # end of image; what follows is another file
+            break
+        if marker not in (0x01, 0xD8):
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
+            scans += marker == 0xDA
+    return scans
 
 
-def _unreadable(data: bytes, name: str, error: Exception) -> ItemError:
-    """Pillow raises OSError for data that ends early as well as for data that makes no sense."""
-    text = str(error)
-    if isinstance(error, EOFError | struct.error) or "truncated" in text.lower() or "cut off" in text.lower():
-        return TruncatedImage(f"{name} is truncated: it ends after {len(data)} bytes ({text or type(error).__name__})")
-    return BrokenImage(f"{name} cannot be decoded: {text or type(error).__name__}")
-
-
-def _upright(image: Image.Image) -> Image.Image:
+def _unseen(image: Image.Image) -> list[str]:
+    """What else is in the file. Asked after the pixels are safe: the answer may be damaged."""
     try:
-        turned = _ORIENTATION in image.getexif()
-    except Exception:  # noqa: BLE001 - a damaged EXIF block says nothing about the pixels
-        return image
-    return ImageOps.exif_transpose(image) if turned else image
+        if image.format == "TIFF":
+            tags = getattr(image, "tag_v2", {})
+            found = ["only the first page was used"] if getattr(tags, "next", 0) else []
+            return [
+                *found,
+                *(["only a reduced preview was used: it comes first in the file"] * (tags.get(_REDUCED, 0) & 1)),
+            ]
+        if image.format == "MPO":
+            return ["only the first of its pictures was used"]
+        return ["only the first frame of the animation was used"] if getattr(image, "is_animated", False) else []
+    except Exception:  # noqa: BLE001 - the first frame is whole; what follows it cannot be read
+        return []
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_eight_bits(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        colours = image.convert("RGBA")
-        white = Image.new("RGBA", colours.size, "white")
-        return Image.alpha_composite(white, colours).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+def _too_many(name: str, pixels: int | None, max_pixels: int) -> TooManyPixels:
+    found = f"{pixels:,} pixels" if pixels else "too many pixels"
+    return TooManyPixels(f"{name} has {found}; SIGHTLINE_MAX_PIXELS admits {max_pixels:,}")
 
 
-def _to_eight_bits(levels: np.ndarray) -> np.ndarray:
-    """Grey levels of 16 or 32 bits, or floats (0 to 1, or 0 to 255), to uint8. Pillow's own conversion clips them."""
-    if levels.dtype.kind == "f":
-        finite = np.nan_to_num(levels, nan=0.0, posinf=255.0, neginf=0.0)
-        scaled = finite * 255.0 if finite.max(initial=0.0) <= 1.0 else finite
-    else:
-        highest = 65535.0 if levels.max(initial=0) <= 65535 else 2**31 - 1.0
-        scaled = levels.astype(np.float32) * (255.0 / highest)
-    rounded: np.ndarray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    return rounded
+def _explained(error: Exception, data: bytes, name: str, max_pixels: int) -> ItemError:
+    """What Pillow raised, as a failure of the item."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        found = _PILLOW_SIZE.search(text)
+        return _too_many(name, int(found[1]) if found else None, max_pixels)
+    if isinstance(error, _OutOfTime):
+        return DecodeTimeout(f"{name} was given up after {DECODE_SECONDS:g} s of computing")
+    if isinstance(error, MemoryError):
+        return OutOfMemory(f"{name}: there was not enough memory to decode it")
+    if "MAX_TEXT_CHUNK" in text or "Too much memory used in text chunks" in text:
+        return DecompressionBomb(f"{name}: a text or profile packed inside it is too large when unpacked")
+    # Pillow raises OSError for data that ends early as well as for data that makes no sense.
+    if isinstance(error, EOFError | struct.error) or any(word in text.lower() for word in ("truncated", "cut off")):
+        return TruncatedImage(f"{name} is truncated: it ends after {len(data):,} bytes ({text})")
+    return BrokenImage(f"{name} cannot be decoded: {text}")

@@ -6,12 +6,12 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-import numpy as np
-
+from sightline.item import kind_of, path_of_uri
 from workers.errors import (
     NotARegularFile,
     NotFound,
@@ -22,7 +22,8 @@ from workers.errors import (
     TooManyBytes,
     UnsupportedSource,
 )
-from workers.images import decode_image, limit_pixels
+from workers.images import Decoded, decode_image, limit_pixels
+from workers.room import Room
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
 """A pipe does not block the open, and the last part of a resolved path cannot have become a link meanwhile."""
@@ -43,6 +44,7 @@ class Ingress:
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._max_text_chars = max_text_chars
+        self._room = Room(max_pixels)
         limit_pixels(max_pixels)
 
     def read_uri(self, uri: str, name: str) -> bytes:
@@ -70,18 +72,31 @@ class Ingress:
     def check_bytes(self, data: bytes, name: str) -> bytes:
         """Return the data if it is within `max_bytes`. Raises TooManyBytes."""
         if len(data) > self._max_bytes:
-            raise TooManyBytes(f"{name} has more than {self._max_bytes} bytes (max_bytes)")
+            raise TooManyBytes(f"{name} has {len(data):,} bytes; SIGHTLINE_MAX_BYTES admits {self._max_bytes:,}")
         return data
 
     def check_text(self, text: str, name: str) -> str:
         """Return the text if it is within `max_text_chars`. Raises TextTooLong."""
         if len(text) > self._max_text_chars:
-            raise TextTooLong(f"{name} has {len(text)} characters, more than {self._max_text_chars} (max_text_chars)")
+            raise TextTooLong(
+                f"{name} has {len(text):,} characters; SIGHTLINE_MAX_TEXT_CHARS admits {self._max_text_chars:,}"
+            )
         return text
 
-    def decode(self, data: bytes, name: str) -> np.ndarray:
-        """Encoded image to uint8 (height, width, 3), RGB. Raises an ItemError, see `workers.images.decode_image`."""
-        return decode_image(self.check_bytes(data, name), name, self._max_pixels)
+    @contextmanager
+    def decoded(self, data: bytes, name: str) -> Iterator[Decoded]:
+        """The image while the caller needs its pixels; large ones wait for each other.
+
+        Raises:
+            ItemError: see `workers.images.decode_image`.
+        """
+        with ExitStack() as held:
+            yield decode_image(
+                self.check_bytes(data, name),
+                name,
+                self._max_pixels,
+                lambda pixels: held.enter_context(self._room.hold(pixels)),
+            )
 
     def _path(self, uri: str, name: str) -> Path:
         """The resolved path of a URI, if it lies under a media root."""
@@ -90,8 +105,7 @@ class Ingress:
             raise UnsupportedSource(f"{name}: {parts.scheme} sources are not served by this version; send the bytes")
         if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
             raise UnsupportedSource(f"{name}: the source {uri!r} is not of the form file:///path")
-        # A '?' or '#' that was not escaped belongs to the name of the file.
-        path = unquote(uri.removeprefix("file://"))
+        path = path_of_uri(uri)
         if "\0" in path:
             raise UnsupportedSource(f"{name}: the source {uri!r} holds a zero byte")
         resolved = Path(os.path.realpath(path))
@@ -106,9 +120,9 @@ class Ingress:
         """Check what was really opened: its kind, size and, where the system tells, that it still lies under a root."""
         opened = os.fstat(handle)
         if not stat.S_ISREG(opened.st_mode):
-            raise NotARegularFile(f"{name}: {uri} is not a regular file")
+            raise NotARegularFile(f"{name}: {uri} is a {kind_of(opened.st_mode)}")
         if opened.st_size > self._max_bytes:
-            raise TooManyBytes(f"{name} has {opened.st_size} bytes, more than {self._max_bytes} (max_bytes)")
+            raise TooManyBytes(f"{name} has {opened.st_size:,} bytes; SIGHTLINE_MAX_BYTES admits {self._max_bytes:,}")
         try:
             actual = Path(f"/proc/self/fd/{handle}").readlink()
         except OSError:
@@ -129,7 +143,9 @@ def _unreadable(
         return NotFound(f"{name}: there is no file {uri}")
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionDenied(f"{name}: the worker may not read {uri}")
-    if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV):
+    if error.errno == errno.ELOOP:
+        return NotARegularFile(f"{name}: {uri} is a link that leads back to itself")
+    if error.errno in (errno.EISDIR, errno.ENXIO, errno.ENODEV):
         return NotARegularFile(f"{name}: {uri} is not a regular file")
     if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
         return UnsupportedSource(f"{name}: {uri} cannot be opened: {error.strerror}")

@@ -89,7 +89,7 @@ def test_bad_files_are_failures_and_their_neighbours_are_stored(
     assert {(name, error_class) for name, error_class, _, _ in rows} == {
         ("cut.png", "TruncatedImage"),
         ("words.jpg", "NotAnImage"),
-        ("empty.png", "NotAnImage"),
+        ("empty.png", "EmptyFile"),
         ("gone.png", "NotFound"),
     }
     assert all(name in message and attempt == 1 for name, _, message, attempt in rows)

@@ -54,7 +54,7 @@ def test_an_alias_is_answered_with_the_name_of_its_space(broker: Broker) -> None
     [
         ([{"text": "x"}], "nowhere", "SpaceRefused: there is no space 'nowhere'"),
         ([{"text": "x"}], "foreign", "SpaceRefused: space foreign is not served by this worker: .*tokenizer: another"),
-        ([{"image": "AAAA"}], "tiny", "NotAnImage: input 0 is not an image"),
+        ([{"image": "AAAA"}], "tiny", "NotAnImage: input 0 is no image of a known format"),
         ([{"text": "x"}, {"image": "!"}], "tiny", "InvalidInput: input 1: image is not base64"),
         ([{"text": "x", "image": "AAAA"}], "tiny", "InvalidInput: input 0 must have either text or image"),
         ([{}], "tiny", "InvalidInput: input 0 must have either"),

@@ -12,7 +12,8 @@ from typing import Any
 
 from models.errors import BrokenCheckpoint, ModelNotFound, UnsafeCheckpoint, UnsupportedModel
 from models.families import FAMILIES, HINTS
-from models.files import Checkpoint, first_line, read_json
+from models.families.open_clip import OPEN_CLIP
+from models.files import OPEN_CLIP_CONFIG, Checkpoint, first_line, read_json
 from models.scenes.card import CARD, WeightsRefused, verify
 
 BUNDLED_ID = "sightline/scenes-dual-encoder"
@@ -23,6 +24,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS, _INDEX, _SHARDS = "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"
+_OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 _SMALL = ["*.json", "*.txt", "*.model"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _CONVERT = (
@@ -60,11 +62,11 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         name, source = folder.name, str(folder)
     else:
         name, source, (folder, commit) = model, "hub", _fetch(model, revision, _SMALL)
-    kind = _check_type(read_json(folder / "config.json", name), name)
+    kind = _check_type(folder, name)
     _check_code(folder, name)
     if source == "hub":
-        folder, _ = _fetch(model, commit, [_WEIGHTS, _SHARDS])
-    weights = _weight_files(folder, name)
+        folder, _ = _fetch(model, commit, [_OPEN_CLIP_WEIGHTS] if kind == OPEN_CLIP.kind else [_WEIGHTS, _SHARDS])
+    weights = _weight_files(folder, name, _OPEN_CLIP_WEIGHTS if kind == OPEN_CLIP.kind else _WEIGHTS)
     _check_card(folder, name)
     return Checkpoint(name, commit, source, folder, kind, weights)
 
@@ -108,10 +110,16 @@ def _fetch(model: str, revision: str | None, patterns: list[str]) -> tuple[Path,
     return folder, folder.name if _COMMIT.fullmatch(folder.name) else revision
 
 
-def _check_type(config: dict[str, Any], name: str) -> str:
+def _check_type(folder: Path, name: str) -> str:
+    """A folder in both formats is taken as transformers saved it."""
+    config: dict[str, Any] = {}
+    if (folder / "config.json").is_file() or not (folder / OPEN_CLIP_CONFIG).is_file():
+        config = read_json(folder / "config.json", name)
     kind = config.get("model_type")
     if kind in FAMILIES:
         return str(kind)
+    if (folder / OPEN_CLIP_CONFIG).is_file():
+        return OPEN_CLIP.kind
     hint = HINTS.get(kind)
     raise UnsupportedModel(
         f"{name} is of type {kind!r}; supported types are {', '.join(FAMILIES)}" + (f"; {hint}" if hint else "")
@@ -129,10 +137,10 @@ def _check_code(folder: Path, name: str) -> None:
         raise UnsupportedModel(f"{name} holds an adapter; merge it into its base model (peft: merge_and_unload) first")
 
 
-def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
-    if (folder / _WEIGHTS).is_file():
-        return (folder / _WEIGHTS,)
-    if (folder / _INDEX).is_file():
+def _weight_files(folder: Path, name: str, single: str) -> tuple[Path, ...]:
+    if (folder / single).is_file():
+        return (folder / single,)
+    if single == _WEIGHTS and (folder / _INDEX).is_file():
         shards = sorted(set(read_json(folder / _INDEX, name).get("weight_map", {}).values()))
         foreign = [shard for shard in shards if Path(shard).name != shard or Path(shard).suffix != ".safetensors"]
         if foreign:
@@ -146,7 +154,7 @@ def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
         raise UnsafeCheckpoint(
             f"{name} has only pickled weights ({', '.join(pickles)}), which run code when opened; {_CONVERT}"
         )
-    raise UnsafeCheckpoint(f"{name} has no {_WEIGHTS}; if it has only pickled weights, {_CONVERT}")
+    raise UnsafeCheckpoint(f"{name} has no {single}; if it has only pickled weights, {_CONVERT}")
 
 
 def _check_card(folder: Path, name: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from models.errors import BrokenCheckpoint
 
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:

@@ -70,8 +70,8 @@ def read_image_config(config: Mapping[str, Any], processor: str) -> ImagePipelin
         crop=crop,
         resample=int(known["resample"]),
         scale=float(known["rescale_factor"]) if known["do_rescale"] else 1.0,
-        mean=_per_channel(known["image_mean"]) if known["do_normalize"] else (0.0, 0.0, 0.0),
-        std=_per_channel(known["image_std"]) if known["do_normalize"] else (1.0, 1.0, 1.0),
+        mean=per_channel(known["image_mean"]) if known["do_normalize"] else (0.0, 0.0, 0.0),
+        std=per_channel(known["image_std"]) if known["do_normalize"] else (1.0, 1.0, 1.0),
         patches=(int(known["patch_size"]), int(known["max_num_patches"])) if processor == "Siglip2" else None,
     )
 
@@ -132,7 +132,8 @@ def _height_width(size: object, name: str) -> tuple[int, int]:
     raise BrokenCheckpoint(f"{name} of the image processor is {size!r}; expected a number or a height and a width")
 
 
-def _per_channel(value: object) -> tuple[float, float, float]:
+def per_channel(value: object) -> tuple[float, float, float]:
+    """A mean or a standard deviation for each channel. Raises BrokenCheckpoint."""
     if isinstance(value, int | float):
         return float(value), float(value), float(value)
     if isinstance(value, list | tuple) and len(value) == 3:

@@ -15,7 +15,7 @@ _IDENTITY = (
 that edits a README, or a copy in a folder, is the same space. `dtype` is not here either, or a query encoded on a CPU
 worker (float32) could not search vectors of a GPU worker (bfloat16), which agree to a cosine above 0.999."""
 _NAMES = ("model", "revision")
-_LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "pillow", "numpy")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "ftfy", "pillow", "numpy")
 
 
 @dataclass(frozen=True, slots=True)

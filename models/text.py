@@ -36,7 +36,7 @@ class TextRules:
         pad_id: the id that the tower takes for padding. None: the tokenizer's, or the end token for "longest".
         lower: lower-case texts as the tokenizer declares.
         clean: what is done to a text before it is tokenised.
-        own_context: whether the context length of the tokenizer is heeded.
+        heed_tokenizer: whether what the tokenizer says of context length, side and mask counts.
     """
 
     padding: Padding
@@ -47,7 +47,7 @@ class TextRules:
     pad_id: int | None = None
     lower: bool = False
     clean: Callable[[str], str] | None = None
-    own_context: bool = True
+    heed_tokenizer: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def load_text(checkpoint: Checkpoint, rules: TextRules) -> TextPipeline:
     """
     name, tokenizer = checkpoint.model, load_tokenizer(checkpoint)
     own, prefix, suffix = tokenizer.own, tokenizer.prefix, tokenizer.suffix
-    context_length = min(rules.context_length, own.model_max_length) if rules.own_context else rules.context_length
+    context_length = min(rules.context_length, own.model_max_length) if rules.heed_tokenizer else rules.context_length
     if context_length <= len(prefix) + len(suffix):
         raise BrokenCheckpoint(f"{name} has a context of {context_length} tokens, too few for any text")
     if rules.end_id is not None and rules.end_id not in suffix:
@@ -171,7 +171,7 @@ def load_text(checkpoint: Checkpoint, rules: TextRules) -> TextPipeline:
     encode = lowering(tokenizer) if rules.lower else tokenizer.encode
     if rules.clean is not None:
         encode = _cleaning(encode, rules.clean)
-    seen = rules.padding == "context"  # where the tower sees the padding, the tokenizer says where and whether masked
+    seen = rules.padding == "context" and rules.heed_tokenizer  # then the tokenizer says where, and whether masked
     return TextPipeline(
         encode=encode,
         prefix=prefix,
@@ -179,7 +179,7 @@ def load_text(checkpoint: Checkpoint, rules: TextRules) -> TextPipeline:
         context_length=context_length,
         vocabulary=rules.vocabulary,
         pad_id=pad_id,
-        pad_to_context=seen,
+        pad_to_context=rules.padding == "context",
         pad_left=seen and own.padding_side == "left",
         masked=rules.padding == "masked" or (seen and "attention_mask" in own.model_input_names),
         keep_end=own.truncation_side == "left",

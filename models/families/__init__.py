@@ -6,6 +6,7 @@ from models.families.clip import CLIP, METACLIP_2
 from models.families.family import Family, Network
 from models.families.features import DINOV2, DINOV2_REGISTERS, RESNET
 from models.families.multilingual import ALTCLIP, CHINESE_CLIP
+from models.families.open_clip import OPEN_CLIP
 from models.families.siglip import SIGLIP, SIGLIP2_NAFLEX
 
 __all__ = ["FAMILIES", "HINTS", "Family", "Network"]
@@ -14,6 +15,7 @@ FAMILIES: dict[str, Family] = {
     family.kind: family
     for family in (
         CLIP, METACLIP_2, SIGLIP, SIGLIP2_NAFLEX, ALTCLIP, CHINESE_CLIP, DINOV2, DINOV2_REGISTERS, RESNET,
+        OPEN_CLIP,
     )
 }  # fmt: skip
 """By kind."""

@@ -242,6 +242,7 @@ class Sightline:
         where: Mapping[str, Any] | None = None,
         space: str = "current",
         modality: Modality = "image",
+        per_group: bool = False,
     ) -> Hits:
         """The k stored items nearest to a text, an image (path or bytes) or a vector.
 
@@ -254,6 +255,8 @@ class Sightline:
             where: filter on metadata, `{"year": 2024, "price": {"$lt": 10}}`; operators $in $lt $lte $gt $gte $exists.
             space: name or alias of the space.
             modality: what to find, images or texts.
+            per_group: the nearest item of each group only: k hits of k groups. A group is what has the same `group_key`
+                in one collection; an item without one is a group of its own.
 
         Raises:
             UsageError: an argument of the wrong type.
@@ -271,9 +274,8 @@ class Sightline:
             (query, *_), (truncated, *_) = self.encode(texts=texts, images=images, space=space)
         else:
             query = [float(x) for x in vector]
-        return self._hits(
-            "nearest", space, f"[{','.join(map(repr, query))}]", k, collection, where, modality, truncated=truncated
-        )
+        literal = f"[{','.join(map(repr, query))}]"
+        return self._hits("nearest", space, literal, k, collection, where, modality, per_group, truncated=truncated)
 
     def similar_to(
         self,
@@ -284,10 +286,14 @@ class Sightline:
         where: Mapping[str, Any] | None = None,
         space: str = "current",
         modality: Modality = "image",
+        per_group: bool = False,
     ) -> Hits:
-        """The k stored items nearest to a stored one, without it."""
+        """The k stored items nearest to a stored one, without it; `per_group` as in `search`.
+
+        The other items of its own group are a group like any other.
+        """
         check_search(None, None, k, where)
-        return self._hits("similar_to", space, item_id, k, collection, where, modality)
+        return self._hits("similar_to", space, item_id, k, collection, where, modality, per_group)
 
     def image_bytes(self, item_id: int) -> bytes:
         """The bytes of a stored image file.
@@ -308,15 +314,15 @@ class Sightline:
 
     def _hits(
         self, function: str, space: str, query: str | int, k: int, collection: str | None,
-        where: Mapping[str, Any] | None, modality: str, *, truncated: bool = False,
+        where: Mapping[str, Any] | None, modality: str, per_group: bool, *, truncated: bool = False,
     ) -> Hits:  # fmt: skip
         with self.database.transaction() as connection:
             rows = connection.execute(
                 "select n.item_id, n.external_id, n.score, n.distance, c.name, i.modality, i.metadata, i.text, i.uri, "
-                f"n.status from sightline.{function}(%s, %s, %s, %s, %s, %s) with ordinality n "
+                f"n.group_key, n.status from sightline.{function}(%s, %s, %s, %s, %s, %s, %s) with ordinality n "
                 "join sightline.item i on i.item_id = n.item_id "
                 "join sightline.collection c on c.collection_id = i.collection_id order by n.ordinality",
-                (space, query, k, collection, None if where is None else Jsonb(dict(where)), modality),
+                (space, query, k, collection, None if where is None else Jsonb(dict(where)), modality, per_group),
             ).fetchall()
         status: Status = rows[0][-1] if rows else "fewer_exist"
         return Hits((Hit(*row[:-1]) for row in rows), status, truncated=truncated)

@@ -23,6 +23,7 @@ class Hit:
     metadata: dict[str, Any]
     text: str | None
     uri: str | None
+    group_key: str | None
 
 
 class Hits(list[Hit]):

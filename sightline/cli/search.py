@@ -28,6 +28,7 @@ def search(
     where: Annotated[str | None, typer.Option(help='Filter on metadata, as JSON: {"year": {"$gte": 2020}}')] = None,
     space: SpaceOption = "current",
     modality: Annotated[str, typer.Option(help="What to find: image or text.")] = "image",
+    per_group: Annotated[bool, typer.Option("--per-group", help="One hit for each group_key.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find the stored items nearest to a text or an image.
@@ -40,6 +41,7 @@ def search(
         hits = client.search(
             text=text, image=image, k=k, collection=collection, where=_parse_where(where), space=space,
             modality=modality,  # type: ignore[arg-type]  # the database refuses others by name
+            per_group=per_group,
         )  # fmt: skip
     if as_json:
         print_json({"status": hits.status, "truncated": hits.truncated, "hits": list(hits)})
@@ -51,6 +53,9 @@ def print_hits(hits: Hits, right: Sequence[bool] = ()) -> None:
     """A table of hits, with a word on what the answer lacks; `right` marks each hit where the truth is known."""
     columns = ["score", "item", "external_id", "content"]
     rows = [(f"{hit.score:.3f}", hit.item_id, hit.external_id, hit.text or summary(hit.metadata)) for hit in hits]
+    if any(hit.group_key is not None for hit in hits):
+        columns.insert(3, "group")
+        rows = [(*row[:3], hit.group_key, row[3]) for row, hit in zip(rows, hits, strict=True)]  # type: ignore[misc]
     if right:
         columns.insert(0, "right")
         rows = [("yes" if is_right else "no", *row) for is_right, row in zip(right, rows, strict=True)]  # type: ignore[misc]
@@ -58,7 +63,7 @@ def print_hits(hits: Hits, right: Sequence[bool] = ()) -> None:
     if hits.truncated:
         err.print("the query text was longer than the model reads: its end was ignored")
     if hits.status == "scan_limit":
-        err.print("the filter is wide and far from the query: more hits may exist than were found")
+        err.print("the search gave up (a wide filter far from the query, or huge groups): more hits may exist")
 
 
 def summary(metadata: dict[str, Any]) -> str:

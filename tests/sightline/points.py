@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import psycopg
 
@@ -18,19 +20,26 @@ def around(center: np.ndarray, n: int, spread: float, seed: int) -> np.ndarray:
 
 
 def store(
-    connection: psycopg.Connection, space: str, collection: str, modality: str, points: np.ndarray, metadata: list[str]
+    connection: psycopg.Connection,
+    space: str,
+    collection: str,
+    modality: str,
+    points: np.ndarray,
+    metadata: list[str] | None = None,
+    groups: Sequence[str | None] | None = None,
 ) -> list[int]:
-    """Store items with these vectors; returns their ids."""
+    """Store items with these vectors, metadata and group keys; returns their ids."""
+    metadata, groups = metadata or ["{}"] * len(points), groups or [None] * len(points)
     source = "uri" if modality == "image" else "text"
     with connection.transaction():
         connection.execute("insert into sightline.collection (name) values (%s) on conflict do nothing", (collection,))
         ids = [
             row[0]
             for row in connection.execute(
-                f"insert into sightline.item (collection_id, external_id, modality, {source}, metadata) "
-                "select c.collection_id, %s || '-' || n, %s, 'file:///' || n, m::jsonb from sightline.collection c, "
-                "unnest(%s::text[]) with ordinality u(m, n) where c.name = %s order by n returning item_id",
-                (modality, modality, metadata, collection),
+                f"insert into sightline.item (collection_id, external_id, modality, {source}, metadata, group_key) "
+                "select c.collection_id, %s || '-' || n, %s, 'file:///' || n, m::jsonb, g from sightline.collection c, "
+                "unnest(%s::text[], %s::text[]) with ordinality u(m, g, n) where c.name = %s order by n returning item_id",
+                (modality, modality, metadata, groups, collection),
             ).fetchall()
         ]
         space_id = connection.execute("select space_id from sightline.space where name = %s", (space,)).fetchone()[0]

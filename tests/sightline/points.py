@@ -55,3 +55,19 @@ def store(
 
 def literal(point: np.ndarray) -> str:
     return "[" + ",".join(f"{x:.5f}" for x in point) + "]"
+
+
+def scans_of(connection: psycopg.Connection, query: str, *params: object) -> tuple[int, int]:
+    """How often a statement searches the index of toy's images, and how often it reads their table from end to end.
+
+    The counters of this connection's own transaction: what functions run inside shows itself, what others do does not.
+    """
+    counters = (
+        "select pg_stat_get_xact_numscans('sightline.toy_image_hnsw'::regclass), pg_stat_get_xact_numscans(i.indrelid) "
+        "from pg_index i where i.indexrelid = 'sightline.toy_image_hnsw'::regclass"
+    )
+    with connection.transaction():
+        before = connection.execute(counters).fetchone()
+        connection.execute(query, params)
+        after = connection.execute(counters).fetchone()
+    return after[0] - before[0], after[1] - before[1]

@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Network:
     """The weights of one encoder on one device.
 
     Args:
+        module: all of the weights.
         images: what `PixelBatch` makes, by keyword, to (n, dim).
         texts: what `TextPipeline.batch` makes, by keyword, to (n, dim); None for encoders of images only.
     """
 
+    module: torch.nn.Module
     images: Callable[..., torch.Tensor]
     texts: Callable[..., torch.Tensor] | None
 

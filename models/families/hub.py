@@ -94,6 +94,7 @@ def load_dual(architecture: str) -> Callable[[Checkpoint, Any, torch.device, tor
     def load(checkpoint: Checkpoint, _: Any, device: torch.device, dtype: torch.dtype) -> Network:
         module = load_module(checkpoint, architecture, device, dtype)
         return Network(
+            module,
             lambda **batch: pooled(module.get_image_features(**batch)),
             lambda **batch: pooled(module.get_text_features(**batch)),
         )
@@ -106,7 +107,7 @@ def load_features(architecture: str) -> Callable[[Checkpoint, Any, torch.device,
 
     def load(checkpoint: Checkpoint, _: Any, device: torch.device, dtype: torch.dtype) -> Network:
         module = load_module(checkpoint, architecture, device, dtype)
-        return Network(lambda **batch: pooled(module(**batch)).flatten(1), None)
+        return Network(module, lambda **batch: pooled(module(**batch)).flatten(1), None)
 
     return load
 

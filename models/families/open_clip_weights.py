@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from models.errors import BrokenCheckpoint, UnsupportedModel
@@ -49,15 +50,19 @@ def load_open_clip(checkpoint: Checkpoint, config: Any, device: torch.device, dt
     Raises:
         BrokenCheckpoint: weights that are missing, that cannot be read, or that the configuration does not call for.
     """
+    from torch import nn
+
     ours, rest = _renamed(checkpoint, _read(checkpoint))
     vision = _tower(checkpoint, "CLIPVisionModelWithProjection", config.vision_config, ours, _VISION, device, dtype)
+    texts: Callable[..., torch.Tensor]
     if config.from_hub:
-        text = _hub_text(checkpoint, config, rest, device, dtype)
-        return Network(lambda **batch: vision(**batch).image_embeds, text)
-    if rest:
+        text, texts = _hub_text(checkpoint, config, rest, device, dtype)
+    elif rest:
         raise BrokenCheckpoint(_left_over(checkpoint, sorted(rest)))
-    own = _tower(checkpoint, config.text_tower, config.text_config, ours, _TEXT, device, dtype)
-    return Network(lambda **batch: vision(**batch).image_embeds, lambda **batch: own(**batch).text_embeds)
+    else:
+        text = _tower(checkpoint, config.text_tower, config.text_config, ours, _TEXT, device, dtype)
+        texts = lambda **batch: text(**batch).text_embeds  # noqa: E731
+    return Network(nn.ModuleList([vision, text]), lambda **batch: vision(**batch).image_embeds, texts)
 
 
 def _read(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
@@ -118,8 +123,8 @@ def _tower(
 
 def _hub_text(
     checkpoint: Checkpoint, config: Any, weights: dict[str, torch.Tensor], device: torch.device, dtype: torch.dtype
-) -> Any:
-    """A text tower of transformers, pooled and projected as open_clip does it."""
+) -> tuple[Any, Callable[..., torch.Tensor]]:
+    """A text tower of transformers and its projection, and what pools and projects as open_clip does it."""
     import torch
     from torch import nn
 
@@ -164,7 +169,7 @@ def _hub_text(
             pooled = states[:, 0]
         return projection(pooled)
 
-    return texts
+    return nn.ModuleList([tower, projection]), texts
 
 
 def _left_over(checkpoint: Checkpoint, keys: list[str]) -> str:

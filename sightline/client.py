@@ -11,7 +11,9 @@ from typing import Any, Literal, Self, SupportsFloat
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from sightline import control
 from sightline.broker import Broker
+from sightline.control import FailureFilter, Retry
 from sightline.database import Database, LentConnection
 from sightline.errors import ServiceMissing, UsageError
 from sightline.ingest import Ingest
@@ -190,6 +192,43 @@ class Sightline:
     def job(self, job_id: int) -> Job:
         """A job by its number."""
         return Job(self.database, job_id)
+
+    def retry(
+        self,
+        *,
+        job_id: int | None = None,
+        collection: str | None = None,
+        error_class: str | None = None,
+        failure_ids: Sequence[int] | None = None,
+    ) -> list[Retry]:
+        """Do failed items again: a new job for each job that they failed in, which settles the failures.
+
+        Args:
+            job_id: failures of this job only. Without any filter: all that are neither retried nor dismissed.
+            collection: of this collection only.
+            error_class: of this class only, such as "WorkerLost".
+            failure_ids: of these only.
+        """
+        return control.retry(self.database, FailureFilter(job_id, collection, error_class, failure_ids))
+
+    def dismiss(
+        self,
+        *,
+        job_id: int | None = None,
+        collection: str | None = None,
+        error_class: str | None = None,
+        failure_ids: Sequence[int] | None = None,
+    ) -> int:
+        """Settle failures that nobody will mend, by the filters of `retry`; returns how many."""
+        return control.dismiss(self.database, FailureFilter(job_id, collection, error_class, failure_ids))
+
+    def pause(self, *, queue: str | None = None, collection: str | None = None, reason: str | None = None) -> bool:
+        """Start nothing more of a queue or collection; what runs is finished. Returns whether it was not paused."""
+        return control.pause(self.database, queue, collection, reason)
+
+    def resume(self, *, queue: str | None = None, collection: str | None = None) -> bool:
+        """Let a paused queue or collection go on; returns whether it was paused."""
+        return control.resume(self.database, queue, collection)
 
     def spaces(self) -> list[Space]:
         """All spaces, by name."""

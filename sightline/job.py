@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from sightline.control import cancel
 from sightline.database import Database
 from sightline.errors import JobFailed, JobNotVisible, ServiceMissing
 
@@ -44,6 +45,11 @@ class JobProgress:
     sealed_at: datetime | None
     finished_at: datetime | None
     error: str | None
+    retry_of: int | None
+    paused: bool
+    """Nothing of it starts: its queue or its collection is paused."""
+    open_failures: int
+    """Of those that failed: neither retried nor dismissed."""
 
     @property
     def finished(self) -> bool:
@@ -92,8 +98,16 @@ class Job:
             )
         return row
 
+    def cancel(self) -> str:
+        """Cancel it: what is queued never starts, what runs stops at the next batch, what is done stays.
+
+        Returns:
+            The state: `cancelled`, `cancelling` while something runs, or how the job had ended before.
+        """
+        return cancel(self._database, self.job_id)
+
     def failures(self, limit: int = 100) -> list[Failure]:
-        """The first failures of the job, oldest first."""
+        """The first failures of the job that were neither retried nor dismissed, oldest first."""
         columns = ", ".join(Failure.__dataclass_fields__)
         with self._database.transaction() as connection, connection.cursor(row_factory=class_row(Failure)) as cursor:
             return cursor.execute(
@@ -129,7 +143,7 @@ class Job:
                     )
                 if time.monotonic() > warn_at:
                     warn_at = time.monotonic() + 60
-                    self._warn_without_worker()
+                    self._warn_if_stuck(now)
                 time.sleep(pause)
                 pause = min(pause * 1.5, 0.5)
         if now.state != "done":
@@ -149,7 +163,10 @@ class Job:
                     raise ServiceMissing(f"{error}; job {self.job_id} goes on without this wait") from error
                 time.sleep(0.5)
 
-    def _warn_without_worker(self) -> None:
+    def _warn_if_stuck(self, now: JobProgress) -> None:
+        if now.paused:
+            log.warning("the job's queue or collection is paused: sightline resume", job_id=self.job_id)
+            return
         with self._database.transaction() as connection:
             queues = connection.execute(
                 "select distinct c.queue from sightline.chunk c join sightline.queue_status q on q.queue = c.queue "
@@ -176,6 +193,12 @@ def _bar(*, enabled: bool) -> Iterator[Progress | None]:
         yield bar
 
 
+def _doing(now: JobProgress) -> str:
+    if now.paused:
+        return "paused"
+    return now.kind if now.started_at or not now.pending else "waiting for a worker"
+
+
 def _draw(bar: Progress, now: JobProgress) -> None:
     terminal = now.submitted - now.pending
     speed = bar.tasks[0].speed
@@ -184,7 +207,7 @@ def _draw(bar: Progress, now: JobProgress) -> None:
         rate += f" ({now.failed:,} failed)"
     bar.update(
         TaskID(0),
-        description=now.kind if now.started_at or not now.pending else "waiting for a worker",
+        description=_doing(now),
         total=now.submitted if now.sealed_at else None,
         completed=terminal,
         rate=rate,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import structlog
 
+from workers.cancellations import Cancellations, Cancelled
 from workers.database import Pool
 from workers.engine import Kind
 from workers.errors import BadVector, EngineUnavailable, SourceUnavailable
@@ -50,14 +51,19 @@ class EncodeWork:
 
     Args:
         decoders: fetches, decodes and tokenises.
+        cancellations: what is cancelled while it runs is left out from the next batch on.
     """
 
-    def __init__(self, pool: Pool, ingress: Ingress, writer: Writer, flights: Flights, decoders: Executor) -> None:
+    def __init__(
+        self, pool: Pool, ingress: Ingress, writer: Writer, flights: Flights, decoders: Executor,
+        cancellations: Cancellations,
+    ) -> None:  # fmt: skip
         self._pool = pool
         self._ingress = ingress
         self._writer = writer
         self._flights = flights
         self._decoders = decoders
+        self._cancellations = cancellations
 
     def run(self, served: Served, chunks: Sequence[ClaimedChunk]) -> Counter[str]:
         """Encode and persist the chunks of one message; returns how many items are done, failed, skipped and moved.
@@ -69,10 +75,18 @@ class EncodeWork:
         items = load_items(self._pool, served, [item_id for chunk in chunks for item_id in chunk.item_ids])
         work = [item for item in items if not item.encoded and item.error is None]
         stats: Counter[str] = Counter()
-        with self._flights.boarding() as boarding:
+        wanted_by: dict[int, set[int]] = defaultdict(set)
+        for chunk in chunks:
+            for item_id in chunk.item_ids:
+                wanted_by[item_id].add(chunk.chunk_id)
+        with self._flights.boarding() as boarding, self._cancellations.watching() as watch:
             for part in parts(work):
-                self._start_part(served, part, boarding, stats)
-            counts = self._writer.flush(served.space_id, chunks, outcomes(items))
+                wanted = [item for item in part if not self._drop_cancelled(item, wanted_by[item.item_id])]
+                self._start_part(
+                    served, wanted, boarding, stats, lambda future, item: watch.add(future, wanted_by[item])
+                )
+            known = outcomes(items)
+            counts = self._writer.flush(served.space_id, chunks, known, self._cancellations.chunks)
         cut = sum(item.truncated for item in items)
         if cut:
             log.warning("texts_truncated", space=served.name, texts=cut, context_length=served.encoder.context_length)
@@ -87,7 +101,17 @@ class EncodeWork:
         )
         return counts
 
-    def _start_part(self, served: Served, part: list[Item], boarding: Boarding, stats: Counter[str]) -> None:
+    def _drop_cancelled(self, item: Item, wanted_by: set[int]) -> bool:
+        """Whether nobody wants the item any more; it has an error then."""
+        if not wanted_by <= self._cancellations.chunks:
+            return False
+        item.error = Cancelled(f"{item.external_id}: its job was cancelled")
+        return True
+
+    def _start_part(
+        self, served: Served, part: list[Item], boarding: Boarding, stats: Counter[str],
+        watch: Callable[[Future[Any], int], None],
+    ) -> None:  # fmt: skip
         """Bring a part's items to the engine, or to the vector that another item has already."""
         budget = _Budget(PART_BYTES)
         _each(self._decoders, lambda item: self._read(item, budget), part)
@@ -107,8 +131,9 @@ class EncodeWork:
             ready = [(pair, done) for pair, done in zip(first.values(), prepared, strict=True)
                      if pair[0].modality == kind and done is not None]  # fmt: skip
             vectors = served.engine.submit(kind, [done for _, done in ready])
-            for ((_, flight), _), coming in zip(ready, vectors, strict=True):
+            for ((item, flight), _), coming in zip(ready, vectors, strict=True):
                 coming.add_done_callback(partial(_land, flight))
+                watch(coming, item.item_id)
             stats["encoded"] += len(ready)
         for (item, flight), done in zip(first.values(), prepared, strict=True):
             if done is None:
@@ -186,7 +211,7 @@ def _each(executor: Executor, step: Any, items: Sequence[Item]) -> list[Any]:
 
 def _land(flight: Future[Vector], done: Future[np.ndarray]) -> None:
     """Hand the engine's answer to all who wait for this content."""
-    error = done.exception() if not done.cancelled() else EngineUnavailable("cancelled")
+    error = done.exception() if not done.cancelled() else Cancelled("its job was cancelled")
     with contextlib.suppress(Exception):  # settled meanwhile, because the message was given up
         if error is None:
             try:

@@ -14,6 +14,7 @@ import psycopg
 import structlog
 from psycopg.types.json import Jsonb
 
+from sightline import __version__
 from workers.database import Connection, connect
 from workers.loop import Loop
 from workers.queries import query
@@ -40,11 +41,19 @@ class Heartbeat:
         database_url: of Postgres.
         state: what to write.
         lease_seconds: after so long without a beat others take the chunks.
+        on_cancelled: called with each beat's answer: all running chunks of this worker whose job was cancelled.
     """
 
-    def __init__(self, database_url: str, state: WorkerState, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        state: WorkerState,
+        lease_seconds: float,
+        on_cancelled: Callable[[Sequence[int]], None],
+    ) -> None:
         self._url = database_url
         self._state = state
+        self._on_cancelled = on_cancelled
         self._lease = lease_seconds
         self._connection: Connection | None = None
         self._last = time.monotonic()
@@ -90,8 +99,10 @@ class Heartbeat:
     def _write(self) -> None:
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._url)
-        self._connection.execute(query("beat"), self._row())
+        row = self._connection.execute(query("beat"), self._row()).fetchone()
         self._last = time.monotonic()
+        if row is not None:
+            self._on_cancelled(row["cancelled"])
 
     def _row(self) -> dict[str, Any]:
         state = self._state
@@ -103,4 +114,5 @@ class Heartbeat:
             "free_slots": state.free_slots() if state.queues else 0,
             "queues": list(state.queues),
             "models": Jsonb(state.models()),
+            "version": __version__,
         }

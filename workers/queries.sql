@@ -112,7 +112,10 @@ select c.job_id, %(item_ids)s, c.space_id, c.queue, c.lane, c.attempt + 1,
 from sightline.chunk c where c.chunk_id = %(chunk_id)s
 
 -- name: close_chunks
-update sightline.chunk c set state = 'done', worker_id = null, finished_at = clock_timestamp(),
+-- A chunk that ends before all its items have was cancelled.
+update sightline.chunk c set
+  state = case when v.n_done + v.n_failed + v.n_skipped + v.n_moved = cardinality(c.item_ids) then 'done' else 'cancelled' end,
+  worker_id = null, finished_at = clock_timestamp(),
   n_done = v.n_done, n_failed = v.n_failed, n_skipped = v.n_skipped, n_moved = v.n_moved
 from unnest(%(chunk_ids)s::bigint[], %(done)s::int[], %(failed)s::int[], %(skipped)s::int[], %(moved)s::int[])
      v(chunk_id, n_done, n_failed, n_skipped, n_moved)
@@ -131,10 +134,16 @@ where s.name = %(name)s or s.space_id = (select a.space_id from sightline.space_
 order by (s.name = %(name)s) desc limit 1
 
 -- name: beat
-insert into sightline.worker as w (worker_id, name, pid, slots, free_slots, queues, models)
-values (%(worker_id)s, %(name)s, %(pid)s, %(slots)s, %(free_slots)s, %(queues)s, %(models)s)
-on conflict (worker_id) do update set
-  free_slots = excluded.free_slots, queues = excluded.queues, models = excluded.models, seen_at = clock_timestamp()
+-- Returns the chunks in the worker's hands whose job was cancelled.
+with beat as (
+  insert into sightline.worker as w (worker_id, name, pid, slots, free_slots, queues, models, version)
+  values (%(worker_id)s, %(name)s, %(pid)s, %(slots)s, %(free_slots)s, %(queues)s, %(models)s, %(version)s)
+  on conflict (worker_id) do update set
+    free_slots = excluded.free_slots, queues = excluded.queues, models = excluded.models, seen_at = clock_timestamp()
+)
+select coalesce(array_agg(c.chunk_id), '{}') as cancelled
+from sightline.job j join sightline.chunk c on c.job_id = j.job_id
+where j.finished_at is null and j.cancel_requested_at is not null and c.state = 'running' and c.worker_id = %(worker_id)s
 
 -- name: worker_stopped
 update sightline.worker set stopped_at = clock_timestamp(), seen_at = clock_timestamp(), queues = '{}', free_slots = 0

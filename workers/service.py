@@ -16,6 +16,7 @@ from sightline.broker import Broker
 from sightline.settings import Settings
 from workers.app import make_app
 from workers.calls import Calls
+from workers.cancellations import Cancellations
 from workers.consumer import Consumer
 from workers.database import open_pool
 from workers.dispatcher import Dispatcher
@@ -62,13 +63,14 @@ class Service:
         decoders = ThreadPoolExecutor(min(MAX_DECODERS, os.cpu_count() or 1), thread_name_prefix="decode")
         self._ledger = ledger
         self._spaces = Spaces(self._pool, queues, settings.device)
-        work = EncodeWork(self._pool, ingress, Writer(self._pool, ledger), Flights(), decoders)
+        cancellations = Cancellations()
+        work = EncodeWork(self._pool, ingress, Writer(self._pool, ledger), Flights(), decoders, cancellations)
         self._runner = ChunkRunner(ledger, work.run, settings.chunk_slots)
         self._calls = Calls(self._broker, self._spaces, ingress)
         state = WorkerState(
             self.worker_id, settings.chunk_slots, lambda: self._runner.free_slots, self._spaces.describe
         )
-        self._heartbeat = Heartbeat(database_url, state, settings.lease_seconds)
+        self._heartbeat = Heartbeat(database_url, state, settings.lease_seconds, cancellations.update)
         self._watch = Loop("watch", self._look_after, settings.lease_seconds / 5)
         self._dispatcher = Dispatcher(
             database_url, self._broker, self.worker_id, settings.lease_seconds, settings.poll_seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,14 +71,19 @@ class Writer:
         self._pool = pool
         self._ledger = ledger
 
-    def flush(self, space_id: int, chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome]) -> Counter[str]:
+    def flush(
+        self, space_id: int, chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome],
+        cancelled: Collection[int] = (),
+    ) -> Counter[str]:  # fmt: skip
         """Store the outcomes of chunks of one space and close the chunks; then close jobs that this ended.
 
         Args:
             outcomes: by item id. An item without one is counted as skipped: it was deleted.
+            cancelled: ids of chunks whose unfinished items are not tried again.
 
         Returns:
-            How many items are done, failed, skipped, moved; and `lost`, of chunks that another worker holds by now.
+            How many items are done, failed, skipped, moved, cancelled; and `lost`, of chunks that another worker holds
+            by now.
 
         Raises:
             psycopg.Error: the database did not take it after `FLUSH_TRIES` tries.
@@ -87,7 +92,7 @@ class Writer:
             try:
                 with self._pool.connection() as connection, connection.transaction():
                     connection.execute(query("limit_waiting"))
-                    total = self._write(connection, space_id, chunks, outcomes)
+                    total = self._write(connection, space_id, chunks, outcomes, cancelled)
                 break
             except _PASSING as error:
                 # A commit whose answer was lost shows itself on the next try: its chunks are done.
@@ -103,8 +108,9 @@ class Writer:
         return total
 
     def _write(
-        self, connection: Connection, space_id: int, chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome]
-    ) -> Counter[str]:
+        self, connection: Connection, space_id: int, chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome],
+        cancelled: Collection[int],
+    ) -> Counter[str]:  # fmt: skip
         mine = self._still_mine(connection, chunks)
         total = Counter(lost=sum(len(chunk.item_ids) for chunk in chunks if chunk not in mine))
         if not mine:
@@ -115,7 +121,7 @@ class Writer:
         rows = connection.execute(query("lock_items"), {"item_ids": wanted}).fetchall()
         present = {row["item_id"]: (row["generation"], row["digest"]) for row in rows}
         _write_vectors(connection, space_id, [outcome for outcome in known if outcome.item_id in present], present)
-        flush = _sort_out(mine, {o.item_id: o for o in known if o.item_id in present})
+        flush = _sort_out(mine, {o.item_id: o for o in known if o.item_id in present}, cancelled)
         _write_failures(connection, flush.failures)
         for chunk_id, item_ids in flush.moved.items():
             connection.execute(query("move_items"), {"chunk_id": chunk_id, "item_ids": item_ids})
@@ -150,7 +156,7 @@ class Writer:
         return mine
 
 
-def _sort_out(chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome]) -> _Flush:
+def _sort_out(chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome], cancelled: Collection[int]) -> _Flush:
     """Count each chunk's items, and say which fail and which are tried again."""
     flush = _Flush()
     for chunk in chunks:
@@ -161,6 +167,8 @@ def _sort_out(chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome]) -
                 counts["skipped"] += 1
             elif outcome.error is None:
                 counts["done"] += 1
+            elif outcome.error.retryable and chunk.chunk_id in cancelled:
+                counts["cancelled"] += 1
             elif outcome.error.retryable and chunk.attempt + 1 < MAX_ATTEMPTS:
                 counts["moved"] += 1
                 flush.moved.setdefault(chunk.chunk_id, []).append(item_id)

@@ -17,6 +17,7 @@ from models.encoder import Encoder
 from sightline.client import Sightline
 from tests.models.tiny_checkpoints import DIM
 from tests.workers.conftest import png
+from workers.cancellations import Cancellations
 from workers.database import Pool, open_pool
 from workers.encode import EncodeWork
 from workers.engine import Engine
@@ -70,7 +71,7 @@ def ledger(pool: Pool) -> Ledger:
 @pytest.fixture
 def work(pool: Pool, ledger: Ledger, ingress: Ingress) -> Iterator[EncodeWork]:
     with ThreadPoolExecutor(2) as decoders:
-        yield EncodeWork(pool, ingress, Writer(pool, ledger), Flights(), decoders)
+        yield EncodeWork(pool, ingress, Writer(pool, ledger), Flights(), decoders, Cancellations())
 
 
 def claim(connection: psycopg.Connection, ledger: Ledger) -> list[ClaimedChunk]:

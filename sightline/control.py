@@ -1,0 +1,78 @@
+"""Control over jobs and queues: cancel, pause, resume, retry, dismiss. SQL functions of the same names do the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+from psycopg.rows import class_row
+
+from sightline.database import Database
+
+
+@dataclass(frozen=True)
+class Retry:
+    """What `retry` made of the failures of one job.
+
+    Args:
+        retry_of: the job in which they failed.
+        new_job_id: the job that does the items again; None when none of them can be.
+        items: of the new job.
+        left_open: failures that cannot be retried, because nothing of them is stored: they could not be read when they
+            were submitted. Mend the files and ingest them again, or dismiss them.
+    """
+
+    retry_of: int
+    new_job_id: int | None
+    items: int
+    left_open: int
+
+
+@dataclass(frozen=True)
+class FailureFilter:
+    """Which failures are meant, among those that were neither retried nor dismissed. None admits all."""
+
+    job_id: int | None = None
+    collection: str | None = None
+    error_class: str | None = None
+    failure_ids: Sequence[int] | None = None
+
+    @property
+    def params(self) -> tuple[Any, ...]:
+        """The arguments of the SQL functions."""
+        ids = None if self.failure_ids is None else list(self.failure_ids)
+        return self.job_id, self.collection, self.error_class, ids
+
+
+def retry(database: Database, which: FailureFilter) -> list[Retry]:
+    """Do failed items again, in a new job for each job that they failed in; the failures are settled by it."""
+    with database.transaction() as connection, connection.cursor(row_factory=class_row(Retry)) as cursor:
+        return cursor.execute("select * from sightline.retry(%s, %s, %s, %s)", which.params).fetchall()
+
+
+def dismiss(database: Database, which: FailureFilter) -> int:
+    """Settle failures that nobody will mend; returns how many. They stay rows of `sightline.failure`."""
+    return int(_call(database, "select sightline.dismiss(%s, %s, %s, %s)", *which.params))
+
+
+def cancel(database: Database, job_id: int) -> str:
+    """Cancel a job; returns its state: `cancelled`, `cancelling` while something runs, or how it had ended before."""
+    return str(_call(database, "select sightline.cancel(%s)", job_id))
+
+
+def pause(database: Database, queue: str | None, collection: str | None, reason: str | None) -> bool:
+    """Start nothing of a queue or a collection any more; returns whether it was not paused before."""
+    return bool(_call(database, "select sightline.pause(%s, %s, %s)", queue, collection, reason))
+
+
+def resume(database: Database, queue: str | None, collection: str | None) -> bool:
+    """Let a paused queue or collection go on; returns whether it was paused."""
+    return bool(_call(database, "select sightline.resume(%s, %s)", queue, collection))
+
+
+def _call(database: Database, statement: LiteralString, *params: object) -> Any:
+    with database.transaction() as connection:
+        row = connection.execute(statement, params).fetchone()
+    assert row is not None
+    return row[0]

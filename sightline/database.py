@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
@@ -12,6 +12,8 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from sightline.errors import RequestRefused, ServiceMissing, UsageError
+from sightline.refusals import refusal
+from sightline.revision import difference, stored_revision
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -49,7 +51,7 @@ class Database:
             RequestRefused: the database refused a value; its message says which.
             ServiceMissing: the database cannot be reached, or was not migrated.
         """
-        with translated_errors():
+        with translated_errors(self.url):
             if lent is not None:
                 connection = driver_connection(lent)
                 if not connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
@@ -71,7 +73,7 @@ class Database:
     def autocommit(self) -> Iterator[psycopg.Connection[Any]]:
         """A connection of its own outside any transaction, as CREATE INDEX CONCURRENTLY needs it."""
         with (
-            translated_errors(),
+            translated_errors(self.url),
             psycopg.connect(self.url, autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection,
         ):
             yield connection
@@ -98,23 +100,31 @@ def driver_connection(lent: LentConnection) -> psycopg.Connection[Any]:
 
 
 @contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn the driver's errors into sightline's; messages keep the database's own words and hint."""
+def translated_errors(url: str | None = None) -> Iterator[None]:
+    """Turn the driver's errors into sightline's, each one line; messages keep the database's own words and hint.
+
+    Args:
+        url: of the database, to say what is wrong with its schema.
+    """
     try:
         yield
     except PoolTimeout as error:
         raise ServiceMissing(f"Postgres cannot be reached: {error}") from error
-    except psycopg.errors.UndefinedTable as error:
-        raise ServiceMissing("the database has no sightline schema, or an older one: sightline migrate") from error
-    except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:
-        if "sightline" not in str(error):
-            raise
-        raise ServiceMissing("the database has no sightline schema, or an older one: sightline migrate") from error
-    except (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError) as error:
+    except (
+        psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName,
+        psycopg.errors.UndefinedFunction,
+    ) as error:  # fmt: skip
+        raise ServiceMissing(f"{_schema_problem(url)} ({_line(error)})") from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ServiceMissing(f"the database user lacks a right: {_line(error)}") from error
+    except psycopg.errors.ReadOnlySqlTransaction as error:
+        raise ServiceMissing(
+            f"this Postgres takes no writes, a replica perhaps: {_line(error)}; use the primary's URL"
+        ) from error
+    except (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
         if error.sqlstate is None:
             raise ServiceMissing(f"the database URL cannot be used: {' '.join(str(error).split())}") from error
-        hint = f" ({error.diag.message_hint})" if error.diag.message_hint else ""
-        raise RequestRefused(f"{error.diag.message_primary or error}{hint}") from error
+        raise RequestRefused(refusal(error)) from error
     except psycopg.errors.DiskFull as error:
         raise ServiceMissing(
             f"Postgres has no disk space left ({error.diag.message_primary}): free some and run this again; "
@@ -124,3 +134,16 @@ def translated_errors() -> Iterator[None]:
         if error.sqlstate in ("42704", "55000", "P0002") or (error.sqlstate or "").startswith("54"):
             raise RequestRefused(str(error.diag.message_primary)) from error
         raise ServiceMissing(f"Postgres cannot be reached: {' '.join(str(error).split())}") from error
+
+
+def _line(error: psycopg.Error) -> str:
+    return " ".join((error.diag.message_primary or str(error)).split())
+
+
+def _schema_problem(url: str | None) -> str:
+    """Why our own statements name what is not there."""
+    known = None
+    if url is not None:
+        with suppress(psycopg.Error), psycopg.connect(url, connect_timeout=_CONNECT_SECONDS) as connection:
+            known = difference(stored_revision(connection))
+    return known or "the database has no sightline schema, or another one than this version's: run `sightline migrate`"

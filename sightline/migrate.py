@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from sightline.database import translated_errors
-from sightline.errors import ServiceTooOld
+from sightline.errors import ServiceMissing, ServiceTooOld
+from sightline.revision import difference, migrations_folder, newest_revision, stored_revision
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -18,12 +17,6 @@ if TYPE_CHECKING:
 
 MIN_PGVECTOR = (0, 8, 4)
 """Older ones can corrupt or overflow HNSW indexes (pgvector changelog 0.8.2 to 0.8.4)."""
-
-
-def migrations_folder() -> Path:
-    """The migrations: beside the package in a checkout, inside it in the wheel."""
-    packaged = Path(str(resources.files("sightline"))) / "_migrations"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / "migrations"
 
 
 def run_sql_folder(revision: str) -> None:
@@ -57,14 +50,29 @@ def migrate(database_url: str, revision: str = "head") -> str:
 
     Raises:
         ServiceTooOld: pgvector is older than 0.8.4.
-        ServiceMissing: the database cannot be reached, or has no pgvector to install.
+        ServiceMissing: the database cannot be reached, has no pgvector to install, or is at a revision that this
+            version does not know.
     """
+    from sqlalchemy.exc import DBAPIError
+
+    with translated_errors():
+        with psycopg.connect(database_url, connect_timeout=10) as connection:
+            stored = stored_revision(connection)
+        if stored is not None and stored > newest_revision():
+            raise ServiceMissing(str(difference(stored)))
+        try:
+            return _upgrade(database_url, revision)
+        except DBAPIError as error:
+            if isinstance(error.orig, psycopg.Error):
+                raise error.orig from None
+            raise
+
+
+def _upgrade(database_url: str, revision: str) -> str:
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import create_engine, text
 
-    with translated_errors():
-        psycopg.connect(database_url, connect_timeout=10).close()
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database_url))
     try:
         with engine.connect() as connection:
@@ -85,8 +93,25 @@ def migrate(database_url: str, revision: str = "head") -> str:
 def _prepare(connection: Connection) -> None:
     """Create extension and schema, and load pgvector: only then can CREATE FUNCTION name its settings."""
     from sqlalchemy import text
+    from sqlalchemy.exc import ProgrammingError
 
-    connection.execute(text("create extension if not exists vector"))
+    available = connection.execute(
+        text("select exists (select from pg_available_extensions where name = 'vector')")
+    ).scalar_one()
+    if not available:
+        raise ServiceMissing(
+            "this Postgres has no pgvector: install it on the server (Debian: postgresql-NN-pgvector, 0.8.4 or newer), "
+            "or use an image that has it (pgvector/pgvector)"
+        )
+    try:
+        connection.execute(text("create extension if not exists vector"))
+    except ProgrammingError as error:
+        if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            raise
+        raise ServiceMissing(
+            "the database user may not create the extension pgvector: have a superuser run `create extension vector` "
+            "in this database, then migrate again"
+        ) from error
     version: str = connection.execute(text("select extversion from pg_extension where extname = 'vector'")).scalar_one()
     if tuple(int(part) for part in version.split(".")) < MIN_PGVECTOR:
         raise ServiceTooOld(

@@ -142,12 +142,19 @@ def index_space(
                     f"{status.index} is being built by another session: sightline space index {name} --status"
                 )
             # A build that does not fit the setting drops to a path many times slower; a cap keeps the server alive.
-            memory = min(max(status.build_memory, 64 * 2**20), 2 * 2**30)
+            memory = min(max(status.build_memory, 64 * 2**20), build_memory_limit(connection))
             connection.execute(sql.SQL("set maintenance_work_mem = {}").format(sql.Literal(f"{memory // 1024}kB")))
             with _watched(database, name, status.index, on_progress):
                 _build(connection, name, status)
             built.append(status.index)
     return built
+
+
+def build_memory_limit(connection: psycopg.Connection[Any]) -> int:
+    """Bytes that an index build may take: 2 GiB, or the server's maintenance_work_mem where an operator allows more."""
+    row = connection.execute("select reset_val::bigint * 1024 from pg_settings where name = 'maintenance_work_mem'")
+    (configured,) = row.fetchone() or (0,)
+    return max(2 * 2**30, int(configured))
 
 
 def _build(connection: psycopg.Connection[Any], name: str, status: IndexStatus) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import psycopg
 import redis
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 
 from sightline.broker import Broker
 from sightline.errors import ServiceMissing
-from sightline.migrate import migrations_folder
+from sightline.revision import difference, stored_revision
 from sightline.settings import Settings
 from workers.database import connect
 
@@ -36,20 +34,9 @@ def check_services(settings: Settings) -> None:
         raise ServiceMissing(f"Redis cannot be reached: {error}") from error
     try:
         with connect(database_url) as connection:
-            found = connection.execute("select to_regclass('sightline.migration') is not null as migrated").fetchone()
-            row = None
-            if found and found["migrated"]:
-                row = connection.execute("select version_num from sightline.migration").fetchone()
+            found = stored_revision(connection)
     except psycopg.Error as error:
         raise ServiceMissing(f"Postgres cannot be used: {' '.join(str(error).split())}") from error
-    _check_revision(row["version_num"] if row else None)
-
-
-def _check_revision(found: str | None) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
-    needed = ScriptDirectory.from_config(config).get_current_head()
-    if found != needed:
-        raise ServiceMissing(
-            f"the database is at schema revision {found or 'none'}, this worker needs {needed}: run `sightline migrate`"
-        )
+    wrong = difference(found)
+    if wrong is not None:
+        raise ServiceMissing(wrong)

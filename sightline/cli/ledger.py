@@ -1,115 +1,97 @@
-"""`sightline jobs`, `failures` and `status`: the ledger's views."""
+"""`sightline jobs` and `failures`: the ledger's views."""
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
 from psycopg.rows import dict_row
+from rich.live import Live
 
-from sightline.cli.output import JsonOption, out, print_json, print_records, print_table
+from sightline.cli.output import JsonOption, out, print_records, records_table
 from sightline.client import Sightline
+from sightline.errors import UsageError
+
+WATCH_SECONDS = 1.0
+
+_JOBS = """
+select job_id, kind, case when paused then 'paused' else state end as state, collection, space, submitted, done, failed,
+       skipped, cancelled, pending,
+       round(finished / nullif(seconds, 0), 1)::float8 as items_per_s,
+       case when pending > 0 and finished > 0 and finished_at is null and not paused
+            then round(pending * seconds / finished)::int end as seconds_left,
+       date_trunc('second', created_at)::text as created_at,
+       date_trunc('second', coalesce(finished_at, clock_timestamp()) - created_at)::text as took, retry_of, error
+from (select *, done + failed + skipped - unchanged as finished,
+             extract(epoch from coalesce(finished_at, clock_timestamp()) - started_at) as seconds
+      from sightline.job_progress) p
+where not %(open)s or finished_at is null order by job_id desc limit %(limit)s
+"""
+
+_OPEN_FAILURES = """
+select failure_id, job_id, collection, attempt, external_id, error_class, message from sightline.failed_items
+where %(job)s::bigint is null or job_id = %(job)s order by failure_id desc limit %(limit)s
+"""
+
+_ALL_FAILURES = """
+select f.failure_id, f.job_id, c.name as collection, f.attempt,
+       case when f.retried_by is not null then 'retried in job ' || f.retried_by
+            when f.dismissed_at is not null then 'dismissed' else 'open' end as outcome,
+       f.external_id, f.error_class, f.message
+from sightline.failure f join sightline.job j using (job_id) left join sightline.collection c using (collection_id)
+where %(job)s::bigint is null or f.job_id = %(job)s order by f.failure_id desc limit %(limit)s
+"""
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(jobs)
     app.command()(failures)
-    app.command()(status)
-
-
-def _rows(client: Sightline, query: str, *params: object) -> list[dict[str, Any]]:
-    with client.database.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query, params).fetchall()
 
 
 def jobs(
-    limit: Annotated[int, typer.Option(help="How many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
     open_only: Annotated[bool, typer.Option("--open", help="Only jobs that are not finished.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw the table again each second, until Ctrl-C.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List jobs and what became of their items.
+    """List jobs and what became of their items, with rate and time left.
 
     Example: sightline jobs --open
     """
+    if watch and as_json:
+        raise UsageError("--watch draws a table: leave out --json, or poll without --watch")
+    params = {"open": open_only, "limit": limit}
     with Sightline() as client:
-        rows = _rows(
-            client,
-            "select job_id, kind, state, collection, space, submitted, done, failed, skipped, pending, "
-            "date_trunc('second', created_at) as created_at, "
-            "date_trunc('second', coalesce(finished_at, clock_timestamp()) - created_at)::text as took, error "
-            "from sightline.job_progress where not %s or finished_at is null order by job_id desc limit %s",
-            open_only,
-            limit,
-        )
-    print_records(rows, as_json=as_json, empty="no jobs")
+        if not watch:
+            print_records(_rows(client, _JOBS, params), as_json=as_json, empty="no jobs")
+            return
+        with Live(console=out, auto_refresh=False) as live:
+            while True:
+                live.update(records_table(_rows(client, _JOBS, params), empty="no jobs"), refresh=True)
+                time.sleep(WATCH_SECONDS)
 
 
 def failures(
     job: Annotated[int | None, typer.Option(help="Only of this job.")] = None,
-    limit: Annotated[int, typer.Option(help="How many, newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Those too that were retried or dismissed, with what became of them.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the items that jobs could not do, and why.
+    """List the items that jobs could not do, and why; settled ones are left out.
 
     Example: sightline failures --job 7
     """
     with Sightline() as client:
-        rows = _rows(
-            client,
-            "select failure_id, job_id, collection, attempt, external_id, error_class, message "
-            "from sightline.failed_items where %s::bigint is null or job_id = %s order by failure_id desc limit %s",
-            job,
-            job,
-            limit,
-        )
-    print_records(rows, as_json=as_json, empty="no failures")
+        rows = _rows(client, _ALL_FAILURES if everything else _OPEN_FAILURES, {"job": job, "limit": limit})
+    print_records(rows, as_json=as_json, empty="no failures" if everything else "no open failures")
+    if rows and not as_json and not everything:
+        out.print("\ndo them again: sightline retry; settle them: sightline dismiss", highlight=False)
 
 
-def status(as_json: JsonOption = False) -> None:
-    """Show workers, queues and how many items each space lacks.
-
-    Example: sightline status
-    """
-    with Sightline() as client:
-        workers = _rows(
-            client,
-            "select name, queues, slots, free_slots, models, "
-            "round(extract(epoch from clock_timestamp() - seen_at), 1) as seen_seconds_ago from sightline.worker "
-            "where stopped_at is null and seen_at > clock_timestamp() - interval '5 minutes' order by name",
-        )
-        queues = _rows(client, "select * from sightline.queue_status order by queue")
-        spaces = _rows(
-            client,
-            "select s.name as space, "
-            "(select count(*) from sightline.embedding e where e.space_id = s.space_id) as vectors, "
-            "(select count(*) from sightline.missing(s.name)) as missing from sightline.space s order by 1",
-        )
-    if as_json:
-        print_json({"workers": workers, "queues": queues, "spaces": spaces})
-        return
-    print_table(
-        ["worker", "queues", "free slots", "seen", "models"],
-        [
-            (
-                w["name"],
-                ", ".join(w["queues"]),
-                f"{w['free_slots']} of {w['slots']}",
-                f"{w['seen_seconds_ago']} s ago",
-                _models(w["models"]),
-            )
-            for w in workers
-        ],
-        empty="no worker is alive: start one with `sightline worker`",
-    )
-    out.print()
-    print_records(queues, as_json=False, empty="no queue has work or workers")
-    out.print()
-    print_records(spaces, as_json=False, empty="no spaces: sightline space create")
-
-
-def _models(models: list[Any]) -> str:
-    return ", ".join(
-        str(m.get("space", m)) + (f" ({m['error']})" if m.get("error") else "") if isinstance(m, dict) else str(m)
-        for m in models
-    )
+def _rows(client: Sightline, query: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+    with client.database.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query, params).fetchall()

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import structlog
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -36,21 +37,31 @@ def _plain(value: Any) -> Any:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
     """Print rows as a table, or a sentence when there are none."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    out.print(make_table(columns, rows, empty=empty))
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> Table | str:
+    """A table of rows, or a sentence when there are none."""
     texts = [
         ["" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows
     ]
+    if not texts:
+        return empty
+    table = Table(box=None, header_style="bold", pad_edge=False)
     for number, column in enumerate(columns):
         # The last column takes what the others leave; they are cut only beyond 60 characters.
         longest = max([len(column), *(len(row[number]) for row in texts)])
         last = number == len(columns) - 1
         table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=None if last else min(longest, 60))
     for row in texts:
-        table.add_row(*row)
-    if table.row_count:
-        out.print(table)
-    else:
-        out.print(empty)
+        table.add_row(*map(escape, row))
+    return table
+
+
+def records_table(records: Sequence[Mapping[str, Any]], *, empty: str) -> Table | str:
+    """A table of the rows of one view. Columns that are empty in all of them are left out."""
+    columns = [name for name in (records[0] if records else {}) if any(row[name] is not None for row in records)]
+    return make_table(columns, [[record[column] for column in columns] for record in records], empty=empty)
 
 
 def print_records(records: Sequence[Mapping[str, Any]], *, as_json: bool, empty: str) -> None:
@@ -58,8 +69,7 @@ def print_records(records: Sequence[Mapping[str, Any]], *, as_json: bool, empty:
     if as_json:
         print_json(records)
     else:
-        columns = list(records[0]) if records else []
-        print_table(columns, [[record[column] for column in columns] for record in records], empty=empty)
+        out.print(records_table(records, empty=empty))
 
 
 def configure_logging(level: str) -> None:

@@ -1,0 +1,152 @@
+"""`sightline retry`, `dismiss`, `cancel`, `pause` and `resume`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from sightline.cli.output import JsonOption, err, out, print_json
+from sightline.client import Sightline
+from sightline.control import FailureFilter
+from sightline.errors import UsageError
+
+JobFilter = Annotated[int | None, typer.Option("--job", help="Only failures of this job.")]
+CollectionFilter = Annotated[str | None, typer.Option("--collection", help="Only failures in this collection.")]
+ClassFilter = Annotated[str | None, typer.Option("--class", help="Only failures of this class, such as WorkerLost.")]
+IdFilter = Annotated[
+    list[int] | None, typer.Option("--id", help="Only this failure (its failure_id); may be repeated.")
+]
+AllFailures = Annotated[bool, typer.Option("--all", help="Every failure that is neither retried nor dismissed.")]
+QueueOption = Annotated[str | None, typer.Option("--queue", help="A queue: encode, or encode.POOL.")]
+OneCollection = Annotated[str | None, typer.Option("--collection", help="A collection.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (retry, dismiss, cancel, pause, resume):
+        app.command()(command)
+
+
+def retry(
+    job: JobFilter = None,
+    collection: CollectionFilter = None,
+    error_class: ClassFilter = None,
+    failure_id: IdFilter = None,
+    everything: AllFailures = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Do failed items again, in a new job for each job that they failed in. Exits with 1 when some cannot be.
+
+    Example: sightline retry --class WorkerLost
+    """
+    which = _which(job, collection, error_class, failure_id, everything=everything)
+    with Sightline() as client:
+        made = client.retry(**asdict(which))
+    left_open = sum(each.left_open for each in made)
+    if as_json:
+        print_json(made)
+    else:
+        for each in made:
+            if each.new_job_id is not None:
+                out.print(f"job {each.new_job_id} does {each.items:,} failed items of job {each.retry_of} again")
+        if not made:
+            out.print("no open failure matches")
+    if left_open:
+        err.print(
+            f"{left_open:,} failures stay open: nothing of these items is stored, for they could not be read when they "
+            "were submitted; mend the files and ingest them again, then dismiss the failures",
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
+
+
+def dismiss(
+    job: JobFilter = None,
+    collection: CollectionFilter = None,
+    error_class: ClassFilter = None,
+    failure_id: IdFilter = None,
+    everything: AllFailures = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Settle failures that nobody will mend: they leave the list of failures, and stay counted in their jobs.
+
+    Example: sightline dismiss --job 7
+    """
+    which = _which(job, collection, error_class, failure_id, everything=everything)
+    with Sightline() as client:
+        count = client.dismiss(**asdict(which))
+    if as_json:
+        print_json({"dismissed": count})
+    else:
+        out.print(f"{count:,} failures dismissed" if count else "no open failure matches")
+
+
+def cancel(
+    job: Annotated[int, typer.Argument(help="The number of the job.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Cancel a job: what is queued never starts, what runs stops at the next batch, what is done stays.
+
+    Example: sightline cancel 7
+    """
+    with Sightline() as client:
+        state = client.job(job).cancel()
+        now = client.job(job).progress()
+    if as_json:
+        print_json(now)
+    elif state == "cancelling":
+        out.print(f"job {job} is being cancelled: {now.pending:,} items in workers' hands stop at the next batch")
+    elif state == "cancelled":
+        out.print(f"job {job} cancelled: {now.done:,} items were done before, {now.cancelled:,} were not")
+    else:
+        out.print(f"job {job} was {state} already: there is nothing to cancel")
+
+
+def pause(
+    queue: QueueOption = None,
+    collection: OneCollection = None,
+    reason: Annotated[str | None, typer.Option(help="Why, for whoever looks at `sightline status`.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start nothing more of a queue or a collection until it is resumed; what runs is finished.
+
+    Example: sightline pause --queue encode --reason "new driver"
+    """
+    name = _one(queue, collection)
+    with Sightline() as client:
+        fresh = client.pause(queue=queue, collection=collection, reason=reason)
+    if as_json:
+        print_json({"paused": name, "changed": fresh})
+    else:
+        out.print(f"{name} is paused" if fresh else f"{name} was paused already")
+
+
+def resume(queue: QueueOption = None, collection: OneCollection = None, as_json: JsonOption = False) -> None:
+    """Let a paused queue or collection go on where it was.
+
+    Example: sightline resume --queue encode
+    """
+    name = _one(queue, collection)
+    with Sightline() as client:
+        was_paused = client.resume(queue=queue, collection=collection)
+    if as_json:
+        print_json({"resumed": name, "changed": was_paused})
+    else:
+        out.print(f"{name} goes on" if was_paused else f"{name} was not paused")
+
+
+def _which(
+    job: int | None, collection: str | None, error_class: str | None, failure_ids: list[int] | None, *, everything: bool
+) -> FailureFilter:
+    which = FailureFilter(job, collection, error_class, failure_ids or None)
+    if (which == FailureFilter()) != everything:
+        raise UsageError("say which failures: --job, --collection, --class or --id; or --all alone")
+    return which
+
+
+def _one(queue: str | None, collection: str | None) -> str:
+    if (queue is None) == (collection is None):
+        raise UsageError("give --queue or --collection")
+    return f"queue {queue}" if queue is not None else f"collection {collection}"

@@ -1,0 +1,123 @@
+"""`sightline status`: workers, queues, pauses, and what each space lacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import typer
+from psycopg.rows import dict_row
+
+from sightline.cli.output import JsonOption, err, out, print_json, print_records, print_table
+from sightline.client import Sightline
+
+COUNT_SECONDS = 2
+"""How long counting may take for each space; a large one is not counted to the last item by a command that looks."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(status)
+
+
+def status(as_json: JsonOption = False) -> None:
+    """Show workers, queues, pauses, and how many items each space lacks. Counts that take over 2 s are left out.
+
+    Example: sightline status
+    """
+    with Sightline() as client:
+        workers = _rows(
+            client,
+            "select name, queues, slots, free_slots, models, version, "
+            "round(extract(epoch from clock_timestamp() - seen_at), 1) as seen_seconds_ago from sightline.worker "
+            "where stopped_at is null and seen_at > clock_timestamp() - interval '5 minutes' order by name",
+        )
+        queues = _rows(client, "select * from sightline.queue_status order by queue")
+        pauses = _rows(
+            client,
+            "select p.queue, c.name as collection, p.reason, p.paused_by, "
+            "date_trunc('second', p.paused_at) as paused_at "
+            "from sightline.pause p left join sightline.collection c using (collection_id) order by p.pause_id",
+        )
+        spaces = [_space(client, row) for row in _rows(client, "select space_id, name from sightline.space order by 2")]
+    if as_json:
+        print_json({"workers": workers, "queues": queues, "pauses": pauses, "spaces": spaces})
+        return
+    _print_workers(workers)
+    out.print()
+    print_records(queues, as_json=False, empty="no queue has work or workers")
+    if pauses:
+        out.print()
+        print_records(pauses, as_json=False, empty="")
+    out.print()
+    print_table(
+        ["space", "vectors", "missing"],
+        [(s["space"], _about(s["vectors"], exact=s["exact"]), _about(s["missing"], exact=True)) for s in spaces],
+        empty="no spaces: sightline space create",
+    )
+
+
+def _print_workers(workers: list[dict[str, Any]]) -> None:
+    print_table(
+        ["worker", "queues", "free slots", "seen", "serves"],
+        [
+            (
+                worker["name"],
+                ", ".join(worker["queues"]),
+                f"{worker['free_slots']} of {worker['slots']}",
+                f"{worker['seen_seconds_ago']} s ago",
+                ", ".join(_model(model) for model in worker["models"]),
+            )
+            for worker in workers
+        ],
+        empty="no worker is alive: start one with `sightline worker`",
+    )
+    for worker in workers:
+        for model in worker["models"]:
+            if model["state"] == "refused":
+                err.print(
+                    f"{worker['name']} refuses space {model['space']}: {model['detail']}", markup=False, soft_wrap=True
+                )
+
+
+def _model(model: dict[str, Any]) -> str:
+    """A space that a worker serves on a device, or why it does not."""
+    state = model["detail"] if model["state"] == "ready" else model["state"]
+    return f"{model['space']} ({state})"
+
+
+def _space(client: Sightline, space: dict[str, Any]) -> dict[str, Any]:
+    """Counts of one space; what takes too long is estimated (vectors) or None (missing)."""
+    vectors = _count(
+        client, "select count(*) from sightline.embedding where space_id = %s and slot = 0", space["space_id"]
+    )
+    exact = vectors is not None
+    if vectors is None:
+        partition = f"sightline.embedding_s{space['space_id']}"
+        vectors = _rows(client, "select reltuples::bigint as n from pg_class where oid = to_regclass(%s)", partition)[
+            0
+        ]["n"]
+    missing = _count(client, "select count(*) from sightline.missing(%s)", space["name"])
+    return {"space": space["name"], "vectors": vectors, "missing": missing, "exact": exact}
+
+
+def _count(client: Sightline, query: str, param: object) -> int | None:
+    with client.database.transaction() as connection:
+        connection.execute(f"set local statement_timeout = '{COUNT_SECONDS}s'")
+        try:
+            with connection.transaction():
+                row = connection.execute(query, (param,)).fetchone()
+        except psycopg.errors.QueryCanceled:
+            return None
+    return None if row is None else int(row[0])
+
+
+def _about(count: int | None, *, exact: bool) -> str:
+    if count is None:
+        return f"not counted in {COUNT_SECONDS} s"
+    return f"{count:,}" if exact else f"about {count:,}"
+
+
+def _rows(client: Sightline, query: str, *params: object) -> list[dict[str, Any]]:
+    with client.database.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query, params).fetchall()

@@ -1,0 +1,100 @@
+"""The pooler's mode is found out through a real PgBouncer."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from sightline.doctor.pooler import check_pooler, pooling_mode
+from tests.workers.processes import until
+
+PGBOUNCER = shutil.which("pgbouncer")
+
+needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer here (Debian: apt-get install pgbouncer)")
+
+Bouncer = Callable[..., str]
+
+
+@pytest.fixture
+def bouncer(database_url: str) -> Iterator[Bouncer]:
+    """Start a PgBouncer in front of the test's database; returns its URL."""
+    started: list[subprocess.Popen[bytes]] = []
+    with psycopg.connect(database_url) as connection:
+        host, user = connection.info.host, connection.info.user
+        server = f"host={host} port={connection.info.port} dbname={connection.info.dbname} user={user}"
+
+    def start(mode: str, **settings: object) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        lines = {
+            "listen_addr": "127.0.0.1", "listen_port": port, "unix_socket_dir": "", "pool_mode": mode,
+            "auth_type": "any", "query_wait_timeout": 30, **settings,
+        }  # fmt: skip
+        config = "".join(f"{name} = {value}\n" for name, value in lines.items())
+        file = Path(folder) / f"{mode}-{port}.ini"
+        file.write_text(f"[databases]\nthrough = {server}\n[pgbouncer]\n{config}")
+        assert PGBOUNCER is not None
+        # As the account that may open the server's socket; it refuses to run as root.
+        started.append(
+            subprocess.Popen([PGBOUNCER, "-q", file], user=Path(host).stat().st_uid, stderr=subprocess.DEVNULL)
+        )
+        url = f"postgresql://{user}@127.0.0.1:{port}/through"
+        until(lambda: answers(url), 10)
+        return url
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield start
+        for process in started:
+            process.terminate()
+            process.wait(5)
+
+
+def answers(url: str) -> bool:
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def test_no_pooler_is_none(database_url: str) -> None:
+    assert pooling_mode(database_url) == "none"
+    assert check_pooler(database_url)[0].state == "ok"
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize(("mode", "state"), [("session", "ok"), ("transaction", "warn"), ("statement", "fail")])
+def test_each_mode_of_pgbouncer_is_told_apart(bouncer: Bouncer, mode: str, state: str) -> None:
+    url = bouncer(mode)
+    for _ in range(3):  # whatever connections the pool has by then
+        assert pooling_mode(url) == mode
+    assert check_pooler(url)[0].state == state
+
+
+@needs_pgbouncer
+def test_transactions_on_servers_taken_in_turn_are_told_too(bouncer: Bouncer) -> None:
+    url = bouncer("transaction", server_round_robin=1, min_pool_size=3)
+    with psycopg.connect(url) as one, psycopg.connect(url) as two:
+        one.execute("select")
+        two.execute("select")
+    assert pooling_mode(url) == "transaction"
+
+
+@needs_pgbouncer
+def test_a_pool_of_one_does_not_hang_the_doctor(bouncer: Bouncer) -> None:
+    url = bouncer("session", default_pool_size=1)
+    began = time.monotonic()
+    (check,) = check_pooler(url)
+    assert check.state == "warn"
+    assert "default_pool_size" in check.advice
+    assert time.monotonic() - began < 20

@@ -89,7 +89,9 @@ class Broker:
             self.push(queue, CALL_TASK, [message])
             answer = self._wait(reply_key, seconds)
         except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise ServiceMissing(f"Redis cannot be reached: {error}") from error
+            raise ServiceMissing(f"Redis cannot be reached: {error} (SIGHTLINE_REDIS_URL)") from error
+        except redis.RedisError as error:  # full, read-only, or without the rights
+            raise ServiceMissing(f"Redis refuses the request: {error}; see `sightline doctor`") from error
         if answer is None:
             raise CallTimeout(
                 f"no worker answered on queue {queue} within {seconds:g} s; is one running? (sightline status)"

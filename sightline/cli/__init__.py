@@ -28,7 +28,7 @@ for module in (stack, demo, ingest, search, spaces, ledger, control, status, doc
 def main() -> None:
     """Run the CLI; an expected error is one line on stderr and its exit code."""
     try:
-        app()
+        app(prog_name="sightline")
     except SightlineError as error:
         fail(str(error), error.exit_code)
     except ValidationError as error:  # of the settings: every other value is checked where it is read

@@ -66,6 +66,7 @@ def create(
 def alias(
     alias: Annotated[str, typer.Argument(help="The alias, for example 'current'.")],
     space: Annotated[str, typer.Argument(help="The space it shall mean.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Point an alias, and its views, to a space.
 
@@ -73,7 +74,10 @@ def alias(
     """
     with Sightline() as client, client.database.transaction() as connection:
         connection.execute("select sightline.alias_space(%s, %s)", (alias, space))
-    out.print(f"{alias} now means {space}")
+    if as_json:
+        print_json({"alias": alias, "space": space})
+    else:
+        out.print(f"{alias} now means {space}")
 
 
 @space_app.command("index")

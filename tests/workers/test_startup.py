@@ -51,7 +51,7 @@ def test_a_database_that_is_not_migrated_is_named(database_url: str, redis_url: 
     bare = stack.database_url  # type: ignore[attr-defined]
     done = start(SIGHTLINE_DATABASE_URL=bare, SIGHTLINE_REDIS_URL=redis_url)
     assert done.returncode == 3
-    assert "schema revision none" in done.stderr
+    assert "no sightline schema: run `sightline migrate`" in done.stderr
     assert "sightline migrate" in done.stderr
 
 

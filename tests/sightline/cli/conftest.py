@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from sightline.cli import main
 
@@ -31,7 +33,19 @@ Cli = Callable[..., Ended]
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+def logging_restored() -> Iterator[None]:
+    """Commands log to the stderr of their own test; nobody may keep that."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, logging_restored: None
+) -> Cli:
     """Run `sightline ARGUMENTS` with an environment of its own: keyword arguments are settings."""
 
     def run(*arguments: str, **settings: object) -> Ended:

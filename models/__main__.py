@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from models.errors import ModelError
+from models.errors import ModelError, UnsafeCheckpoint
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-_CONFIGURATION = 3  # exit code of the whole project for "configuration or service missing"
+# Exit codes of the whole project.
+_CONFIGURATION = 3  # configuration or service missing
+_POLICY = 4  # refused by policy
 
 
 @app.callback()
@@ -34,8 +37,7 @@ def passport(
         number_format = pick_dtype(dtype, pick_device(device))
         found = open_pipeline(model, revision).passport(number_format)
     except ModelError as error:
-        typer.echo(f"models: {error}", err=True)
-        raise typer.Exit(_CONFIGURATION) from error
+        raise _failed(error) from error
     typer.echo(json.dumps(found.to_dict(), ensure_ascii=False))
 
 
@@ -62,6 +64,29 @@ def machine(
             problems.append({"model": model, "problem": " ".join(str(error).split())})
     found = {"torch": torch.__version__, "cuda": torch.version.cuda, "devices": devices, "problems": problems}
     typer.echo(json.dumps(found, ensure_ascii=False))
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[str, typer.Argument(help="A folder, a file with its configuration beside it, or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+) -> None:
+    """Turn pickled weights into a folder of safetensors. Prints JSON lines: progress, and last what was made."""
+    try:
+        from models.convert import convert as run
+
+        def tell(what: str, share: float) -> None:
+            typer.echo(json.dumps({"doing": what, "share": share}))
+
+        typer.echo(json.dumps(run(checkpoint, out, revision, tell).to_dict(), ensure_ascii=False))
+    except ModelError as error:
+        raise _failed(error) from error
+
+
+def _failed(error: ModelError) -> typer.Exit:
+    typer.echo(f"models: {error}", err=True)
+    return typer.Exit(_POLICY if isinstance(error, UnsafeCheckpoint) else _CONFIGURATION)
 
 
 if __name__ == "__main__":

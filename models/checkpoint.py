@@ -23,14 +23,10 @@ _BUNDLED_NAMES = {"bundled", "scenes", BUNDLED_ID}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_WEIGHTS, _INDEX, _SHARDS = "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"
-_OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
+WEIGHTS, _INDEX, _SHARDS = "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"
+OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 _SMALL = ["*.json", "*.txt", "*.model"]
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_CONVERT = (
-    "convert it once on a machine you trust (transformers: AutoModel.from_pretrained(...).save_pretrained(...)), "
-    "or pass the revision of a safetensors conversion, such as refs/pr/3"
-)
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def bundled_model() -> Path:
@@ -61,17 +57,16 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         folder, commit = Path(model).expanduser().resolve(), None
         name, source = folder.name, str(folder)
     else:
-        name, source, (folder, commit) = model, "hub", _fetch(model, revision, _SMALL)
-    kind = _check_type(folder, name)
-    _check_code(folder, name)
+        name, source, (folder, commit) = model, "hub", fetch(model, revision, _SMALL)
+    kind = check_folder(folder, name)
     if source == "hub":
-        folder, _ = _fetch(model, commit, [_OPEN_CLIP_WEIGHTS] if kind == OPEN_CLIP.kind else [_WEIGHTS, _SHARDS])
-    weights = _weight_files(folder, name, _OPEN_CLIP_WEIGHTS if kind == OPEN_CLIP.kind else _WEIGHTS)
+        folder, _ = fetch(model, commit, [OPEN_CLIP_WEIGHTS] if kind == OPEN_CLIP.kind else [WEIGHTS, _SHARDS])
+    weights = _weight_files(folder, name, model, OPEN_CLIP_WEIGHTS if kind == OPEN_CLIP.kind else WEIGHTS)
     _check_card(folder, name)
     return Checkpoint(name, commit, source, folder, kind, weights)
 
 
-def _fetch(model: str, revision: str | None, patterns: list[str]) -> tuple[Path, str | None]:
+def fetch(model: str, revision: str | None, patterns: list[str]) -> tuple[Path, str | None]:
     """Bring files of a hub repository into the Hugging Face cache; the folder and the commit it is at."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -110,6 +105,17 @@ def _fetch(model: str, revision: str | None, patterns: list[str]) -> tuple[Path,
     return folder, folder.name if _COMMIT.fullmatch(folder.name) else revision
 
 
+def check_folder(folder: Path, name: str) -> str:
+    """The kind of a folder's model, which is served and asks for no code of its own.
+
+    Raises:
+        UnsupportedModel, UnsafeCheckpoint, BrokenCheckpoint: see `models.errors`.
+    """
+    kind = _check_type(folder, name)
+    _check_code(folder, name)
+    return kind
+
+
 def _check_type(folder: Path, name: str) -> str:
     """A folder in both formats is taken as transformers saved it."""
     config: dict[str, Any] = {}
@@ -137,10 +143,10 @@ def _check_code(folder: Path, name: str) -> None:
         raise UnsupportedModel(f"{name} holds an adapter; merge it into its base model (peft: merge_and_unload) first")
 
 
-def _weight_files(folder: Path, name: str, single: str) -> tuple[Path, ...]:
+def _weight_files(folder: Path, name: str, given: str, single: str) -> tuple[Path, ...]:
     if (folder / single).is_file():
         return (folder / single,)
-    if single == _WEIGHTS and (folder / _INDEX).is_file():
+    if single == WEIGHTS and (folder / _INDEX).is_file():
         shards = sorted(set(read_json(folder / _INDEX, name).get("weight_map", {}).values()))
         foreign = [shard for shard in shards if Path(shard).name != shard or Path(shard).suffix != ".safetensors"]
         if foreign:
@@ -149,12 +155,16 @@ def _weight_files(folder: Path, name: str, single: str) -> tuple[Path, ...]:
         if missing or not shards:
             raise BrokenCheckpoint(f"{name}: {_INDEX} names {missing or 'no'} files that are not there; fetch it again")
         return tuple(folder / shard for shard in shards)
-    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise UnsafeCheckpoint(
-            f"{name} has only pickled weights ({', '.join(pickles)}), which run code when opened; {_CONVERT}"
+            f"{name} has only pickled weights ({', '.join(pickles)}), which run code when opened; convert it once "
+            f"(sightline convert {given} FOLDER), which runs nothing of theirs"
         )
-    raise UnsafeCheckpoint(f"{name} has no {single}; if it has only pickled weights, {_CONVERT}")
+    raise UnsafeCheckpoint(
+        f"{name} has no {single}; if it has only pickled weights, convert it once (sightline convert {given} FOLDER), "
+        f"or pass the revision of a safetensors conversion, such as refs/pr/3"
+    )
 
 
 def _check_card(folder: Path, name: str) -> None:

@@ -33,6 +33,10 @@ class DeviceUnavailable(ModelError):
     """The device or number format asked for is not there."""
 
 
+class CannotWrite(ModelError):
+    """A converted model cannot be put where it was asked for."""
+
+
 class InvalidInput(ModelError):
     """One image or text cannot be encoded, whatever the model. Nothing is wrong with its neighbours."""
 

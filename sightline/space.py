@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +14,8 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from sightline.database import Database
-from sightline.errors import ServiceMissing, UsageError
+from sightline.errors import UsageError
+from sightline.model import read_passport
 
 DEFAULT_SPACE = "scenes"
 DEFAULT_ALIAS = "current"
@@ -38,29 +34,6 @@ class IndexStatus:
     build_memory: int
     """Bytes of maintenance_work_mem that an in-memory build needs (about 1.3 x rows x (8 + 2 dim + 2 x 16 x 8))."""
     progress: float | None  # of a build that runs, 0 to 1
-
-
-def read_passport(model: str, revision: str | None = None) -> dict[str, Any]:
-    """Ask the models package, in a process of its own, what a model is.
-
-    Raises:
-        ServiceMissing: the model cannot be loaded, or the package is not installed; the message says what to do.
-    """
-    if importlib.util.find_spec("models") is None or importlib.util.find_spec("torch") is None:
-        raise ServiceMissing(
-            "models run from a checkout (pip install -e '.[worker]') or from the image, not from the wheel"
-        )
-    command = [sys.executable, "-m", "models", "passport", "--model", model]
-    if revision is not None:
-        command += ["--revision", revision]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"}
-    )
-    if done.returncode != 0:
-        reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise ServiceMissing(reason[0])
-    passport: dict[str, Any] = json.loads(done.stdout)
-    return passport
 
 
 def create_space(

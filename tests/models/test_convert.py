@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -17,6 +18,7 @@ from models.convert import PASSPORT, convert
 from models.encoder import load_encoder
 from models.errors import BrokenCheckpoint, CannotWrite, ModelError, ModelNotFound, UnsafeCheckpoint, UnsupportedModel
 from models.passport import Passport
+from tests.models.families.open_clip import build, own_images, own_texts
 from tests.models.test_checkpoint import edit
 from tests.models.tiny_checkpoints import copy_of
 
@@ -111,8 +113,6 @@ def test_number_formats_are_kept(pickled: Pickled, state: dict[str, torch.Tensor
         "bfloat16": sum(value.dim() > 1 for value in state.values()),
         "float32": sum(value.dim() <= 1 for value in state.values()),
     }
-    from safetensors.torch import load_file
-
     for name, value in load_file(tmp_path / "new" / "model.safetensors").items():
         assert value.dtype == half[name].dtype
         assert torch.equal(value, half[name])
@@ -178,13 +178,13 @@ def test_converting_again_changes_nothing_and_other_content_is_never_overwritten
     old, new = pickled(), tmp_path / "new"
     new.mkdir()  # an empty folder is as good as none
     assert not convert(str(old), new).unchanged
-    before = (new / "model.safetensors").stat()
+    before = (new / "model.safetensors").stat().st_mtime_ns
     assert convert(str(old), new).unchanged
-    assert (new / "model.safetensors").stat() == before
+    assert (new / "model.safetensors").stat().st_mtime_ns == before
     torch.save({**state, "visual_projection.weight": state["visual_projection.weight"] + 1}, old / "pytorch_model.bin")
     with pytest.raises(CannotWrite, match=r"new is there and holds another model \(its model.safetensors differs\)"):
         convert(str(old), new)
-    assert (new / "model.safetensors").stat() == before
+    assert (new / "model.safetensors").stat().st_mtime_ns == before
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"mine")
     for taken in ("photos", "photos/a.jpg"):
@@ -280,6 +280,24 @@ def test_a_cached_hub_checkpoint_is_converted_at_its_commit(
     convert("somebody/tiny", tmp_path / "new")
     origin = json.loads((tmp_path / "new" / PASSPORT).read_text())["converted_from"]
     assert (origin["model"], origin["revision"]) == ("somebody/tiny", commit)
+
+
+@pytest.mark.parametrize("layout", [{}, {"hub": True}])
+def test_open_clip_checkpoints_keep_their_format(
+    layout: dict[str, bool], tmp_path: Path, pictures: list[np.ndarray]
+) -> None:
+    old, reference = build(tmp_path / "old", **layout)
+    training = {f"module.{name}": value for name, value in load_file(old / "open_clip_model.safetensors").items()}
+    torch.save({"epoch": 9, "name": "run", "state_dict": training}, old / "open_clip_pytorch_model.bin")
+    (old / "open_clip_model.safetensors").unlink()
+    edit(old / "config.json", model_type="clip")  # as some repositories hold both formats
+    done = convert(str(old / "open_clip_pytorch_model.bin"), tmp_path / "new")
+    assert done.passport.kind == "open_clip"
+    assert np.abs(vectors(tmp_path / "new", pictures) - own_images(reference, pictures)).max() < 1e-4
+    encoder = load_encoder(str(tmp_path / "new"), device="cpu")
+    texts = ["a photo of a red cube", "the cat"]
+    found = encoder.encode_texts([encoder.prepare_text(text) for text in texts])
+    assert np.abs(found - own_texts(tmp_path / "new", reference, texts)).max() < 1e-4
 
 
 def test_a_refused_pickle_points_to_the_command(pickled: Pickled) -> None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from sightline.client import Sightline
 from sightline.embedded.stack import EmbeddedStack
@@ -67,6 +69,9 @@ def reader(
         (folder / "photos" / name).write_bytes((scenes / f"scene-test-{number:06d}.png").read_bytes())
     (folder / "photos" / "notes.txt").write_text("no picture")
     build_clip(folder / "my-clip")
+    old = build_clip(folder / "old-clip", seed=1)
+    torch.save(load_file(old / "model.safetensors"), old / "pytorch_model.bin")
+    (old / "model.safetensors").unlink()
     (folder / "star.png").write_bytes((scenes / "scene-test-000004.png").read_bytes())
     client.ingest(folder / "photos", collection="shop").wait(timeout=60)
     client.ingest([Item(text="a yellow star", external_id="ad-1")], collection="shop").wait(timeout=60)

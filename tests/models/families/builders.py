@@ -57,7 +57,12 @@ def save_bert_tokenizer(folder: Path, context: int = CONTEXT) -> int:
 
 
 def save(folder: Path, architecture: str, config: Any, seed: int = 3) -> Path:
-    random_model(getattr(transformers, architecture), config, seed).save_pretrained(folder)
+    model = random_model(getattr(transformers, architecture), config, seed)
+    with torch.no_grad():  # norms of ones would give DINOv2's vectors one length
+        for name, weight in model.named_parameters():
+            if "norm" in name.lower() and name.endswith("weight"):
+                weight.normal_(1.0, 0.2, generator=torch.Generator().manual_seed(seed))
+    model.save_pretrained(folder)
     return folder
 
 

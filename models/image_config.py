@@ -24,7 +24,7 @@ _SIGLIP = {
     "image_std": [0.5, 0.5, 0.5],
 }
 _COMMON = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_pad": False}
-_IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+_HALVES = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}  # IMAGENET_STANDARD_MEAN of transformers
 _CONVNEXT: dict[str, Any] = {
     "size": {"shortest_edge": 384},
     "crop_pct": 224 / 256,
@@ -39,7 +39,7 @@ _DEFAULTS = {
     "Bit": _CLIP | _COMMON,
     "Siglip": _SIGLIP | _COMMON,
     "Siglip2": _SIGLIP | _SIGLIP2 | _COMMON,
-    "ConvNext": _CONVNEXT | _IMAGENET | _COMMON,
+    "ConvNext": _CONVNEXT | _HALVES | _COMMON,
 }
 _WARPED_FROM = 384  # ConvNext's processor crops below this side, and warps from it on
 _SQUARED = {"Siglip"}  # a size of one number means a square here, the shorter side elsewhere

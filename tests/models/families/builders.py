@@ -126,7 +126,7 @@ def build_dinov2_with_registers(folder: Path) -> Path:
 
 
 def build_resnet(folder: Path, *, size: int = SIDE, architecture: str = "ResNetModel") -> Path:
-    ConvNextImageProcessorPil(size={"shortest_edge": size}, crop_pct=0.875).save_pretrained(folder)
+    ConvNextImageProcessorPil(size={"shortest_edge": size}, crop_pct=0.875, **IMAGENET).save_pretrained(folder)
     config = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[16, DIM], depths=[1, 2], layer_type="bottleneck", num_labels=3
     )

@@ -260,14 +260,14 @@ def _file(path: Path, settings: Settings, stored: Stored | None, *, read: bool) 
         if not stat.S_ISREG(status.st_mode):
             raise _Unfit("NotARegularFile", f"{printable(path)} is a {kind_of(status.st_mode)}")
         resolved, tag = path.resolve(), source_tag(status)
-        # Of before it is read: what changes meanwhile is seen the next time.
-        tagged = {} if tag is None else {"source_tag": tag}
-        as_stored = stored is not None and tag is not None and stored.source_tag == tag
+        # The tag is of before it is read: what changes meanwhile is seen the next time.
         if any(resolved.is_relative_to(root.resolve()) for root in settings.media_roots):
-            return Prepared({"uri": resolved.as_uri(), **tagged, **_known_digest(resolved, status, stored)})
+            tagged = {} if tag is None else {"source_tag": tag}
+            return Prepared({"uri": resolved.as_uri(), **tagged, **_known_digest(resolved, status, tag, stored)})
         if status.st_size > settings.max_bytes:
             raise _too_large(status.st_size, settings)
-        if stored is not None and stored.uploaded and as_stored:
+        tagged = {} if tag is None else {"source_tag": _upload_tag(tag, resolved)}
+        if stored is not None and stored.uploaded and tagged and stored.source_tag == tagged["source_tag"]:
             return Prepared({"digest": stored.digest, **tagged})
         if not read and stored is None:
             return _unread(path, status)
@@ -289,14 +289,20 @@ def source_tag(status: os.stat_result) -> str | None:
     return f"{status.st_mtime_ns}-{status.st_size}"
 
 
-def _known_digest(path: Path, status: os.stat_result, stored: Stored | None) -> dict[str, str]:
+def _upload_tag(tag: str, path: Path) -> str:
+    """The tag of an upload, which has no uri, tells the file by its path too: an id may come to mean another file."""
+    return f"{tag}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
+
+
+def _known_digest(path: Path, status: os.stat_result, tag: str | None, stored: Stored | None) -> dict[str, str]:
     """`sha256` of a file that stays where it is, if that can show that its content is the stored one."""
     if stored is None or stored.digest is None:
         return {}
-    tag = source_tag(status)
-    if tag is not None and tag == stored.source_tag:
-        return {} if stored.uri == path.as_uri() else {"sha256": stored.digest}
-    if stored.source_tag is not None and not stored.source_tag.endswith(f"-{status.st_size}"):
+    if tag is not None and (stored.uri, stored.source_tag) == (path.as_uri(), tag):
+        return {}
+    if tag is not None and stored.uploaded and stored.source_tag == _upload_tag(tag, path):
+        return {"sha256": stored.digest}
+    if stored.source_tag is not None and stored.source_tag.split("-")[1:2] != [str(status.st_size)]:
         return {}
     with path.open("rb") as file:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -6,7 +6,7 @@ import base64
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, SupportsFloat
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsFloat
 
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
@@ -24,6 +24,10 @@ from sightline.prune import Pruned, prune
 from sightline.query import check_search, image_bytes_of
 from sightline.results import Hit, Hits, Modality, Space, Status
 from sightline.settings import Settings, libpq_url
+
+if TYPE_CHECKING:  # they need numpy, which a search does not
+    from sightline.transfer.exporter import ExportReport
+    from sightline.transfer.importer import ImportReport
 
 Lane = Literal["interactive", "normal", "bulk"]
 
@@ -157,6 +161,95 @@ class Sightline:
         return prune(
             self.database, collection, [Path(folder) for folder in folders], None if root is None else Path(root),
             everything=everything, dry_run=dry_run, progress=progress,
+        )  # fmt: skip
+
+    def import_vectors(
+        self,
+        space: str,
+        vectors: Sequence[str | os.PathLike[str]],
+        ids: Sequence[str | os.PathLike[str]] = (),
+        *,
+        collection: str | None = None,
+        modality: Modality = "image",
+        id_column: str | None = None,
+        source_column: str | None = None,
+        text_column: str | None = None,
+        vector_column: str = "vector",
+        root: str | os.PathLike[str] | None = None,
+        passport: str | os.PathLike[str] | None = None,
+        assume_passport: bool = False,
+        progress: bool = False,
+    ) -> ImportReport:
+        """Store vectors that were computed elsewhere. Needs the rights of the schema's owner.
+
+        Doing it again writes only what differs. A bad row (NaN, zero, an id given twice) becomes a failure of a job, as
+        in an ingest; its neighbours are stored. An item without a source gets the uri `vector:<id>`: it can be found,
+        and cannot be encoded again.
+
+        Args:
+            space: name or alias of the space, made for the model that computed the vectors.
+            vectors: `.npy` files of float16 or float32 (rows, dim), parquet files, or folders of either.
+            ids: files of ids, or of rows (.txt, .json, .jsonl, .npy, .parquet): as many as of vectors, or one for all.
+                None for what `export_vectors` wrote, and where parquet files hold ids beside the vectors.
+            collection: by default the one that an exported row names, else `default`.
+            modality: of rows that do not name their own.
+            id_column: the external_id; by default `external_id` or `id`, else the source.
+            source_column: path or URI of the content; by default `uri`.
+            text_column: the text, which rows of texts must have; by default `text`.
+            vector_column: of parquet files.
+            root: paths are relative to it, and ids that are paths are named relative to it, as in `ingest`.
+            passport: of the model that computed the vectors; by default `passport.json` beside them.
+            assume_passport: there is none, but they are of the space's model. A few are compared, where the contents
+                can be read here.
+            progress: show on stderr how many rows were stored.
+
+        Raises:
+            UsageError: files that cannot be read or do not fit each other or the space; nothing was stored.
+            RequestRefused: the passport is another than the space's; the message says in what they differ.
+            PolicyRefused: the vectors are not what the space's model makes of the contents.
+        """
+        from sightline.transfer.importer import import_vectors
+
+        return import_vectors(
+            self, space, [Path(path) for path in vectors], [Path(path) for path in ids], collection=collection,
+            modality=modality, id_column=id_column, source_column=source_column, text_column=text_column,
+            vector_column=vector_column, root=None if root is None else Path(root),
+            passport=None if passport is None else Path(passport), assume_passport=assume_passport, progress=progress,
+        )  # fmt: skip
+
+    def export_vectors(
+        self,
+        space: str,
+        folder: str | os.PathLike[str],
+        *,
+        file_format: Literal["npy", "parquet"] = "npy",
+        collection: str | None = None,
+        modality: Modality | None = None,
+        unnormalised: bool = False,
+        progress: bool = False,
+    ) -> ExportReport:
+        """Write the vectors of a space, their items and the space's passport into a new folder.
+
+        `npy`: `vectors_00000.npy` and, row for row, `items_00000.jsonl`. `parquet`: `part_00000.parquet`. The folder is
+        there whole or not at all. Vectors of content that changed since are left out, and counted.
+
+        Args:
+            space: name or alias of the space.
+            folder: made by the export.
+            file_format: npy, or parquet, which needs the extra `parquet`.
+            collection: only this one.
+            modality: only images, or only texts.
+            unnormalised: float32 times the norm that the vectors had, instead of float16 of length 1.
+            progress: show on stderr how many rows were written.
+
+        Raises:
+            UsageError: the folder is there already, or there is no such collection.
+        """
+        from sightline.transfer.exporter import export_vectors
+
+        return export_vectors(
+            self, space, Path(folder), file_format=file_format, collection=collection, modality=modality,
+            unnormalised=unnormalised, progress=progress,
         )  # fmt: skip
 
     def submit(

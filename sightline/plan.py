@@ -118,14 +118,10 @@ def _compare(
 
 
 def _estimate(connection: psycopg.Connection, plan: IngestPlan, encode: dict[str, int], space: str) -> None:
-    row = connection.execute(
-        "select s.dim, s.name, array(select c.relname from unnest(%s::text[]) m(modality) "
-        "join pg_class c on c.relname = format('%%s_%%s_hnsw', s.name, m.modality) "
-        "and c.relnamespace = 'sightline'::regnamespace order by 1) from sightline.resolve_space(%s) s",
-        ([modality for modality, count in encode.items() if count], space),
-    ).fetchone()
+    row = connection.execute("select s.dim, s.name from sightline.resolve_space(%s) s", (space,)).fetchone()
     assert row is not None
-    dim, name, plan.indexes = row
+    dim, name = row
+    plan.indexes = hnsw_indexes(connection, name, [modality for modality, count in encode.items() if count])
     grown = plan.new * ITEM_BYTES + (plan.encode - plan.changed) * (4 * dim + VECTOR_BYTES + INDEX_BYTES)
     plan.gigabytes = (grown + plan.upload_bytes) / 1e9
     plan.items_per_second = _recent_rate(connection, name)
@@ -134,6 +130,17 @@ def _estimate(connection: psycopg.Connection, plan: IngestPlan, encode: dict[str
     indexed = sum(count for modality, count in encode.items() if f"{name}_{modality}_hnsw" in plan.indexes)
     if indexed > BATCH_ITEMS:
         plan.index_hours = indexed / INDEXED_ROWS_PER_SECOND / 3600
+
+
+def hnsw_indexes(connection: psycopg.Connection, space: str, modalities: list[str]) -> list[str]:
+    """The HNSW indexes of a space's modalities that are there."""
+    names = [f"{space}_{modality}_hnsw" for modality in modalities]
+    rows = connection.execute(
+        "select c.relname from pg_class c where c.relname = any(%s) and c.relnamespace = 'sightline'::regnamespace "
+        "order by 1",
+        (names,),
+    ).fetchall()
+    return [name for (name,) in rows]
 
 
 def _recent_rate(connection: psycopg.Connection, space: str) -> float | None:

@@ -39,7 +39,6 @@ begin
   where k not in ('text', 'uri', 'digest', 'external_id', 'metadata', 'group_key', 'source_tag', 'sha256', 'root', 'error');
   return case
     when unknown is not null then 'unknown field ' || unknown
-    when not has_collection then 'a new item needs a collection'
     when item ? 'external_id' and (jsonb_typeof(item->'external_id') <> 'string' or item->>'external_id' = '')
       then 'external_id must be a string and not empty'
     when octet_length(item->>'external_id') > 2000 then 'external_id is longer than 2000 bytes'
@@ -47,6 +46,7 @@ begin
     when item ? 'root' and (jsonb_typeof(item->'root') <> 'string' or item->>'root' = '') then 'root must be a string and not empty'
     when item ? 'error' then
       case when not item ? 'external_id' then 'an error needs the external_id it belongs to' end
+    when not has_collection then 'a new item needs a collection'
     when (item ? 'text')::int + (item ? 'uri')::int + (item ? 'digest')::int <> 1 then 'an item has exactly one of text, uri, digest'
     when item ? 'text' and jsonb_typeof(item->'text') <> 'string' then 'text must be a string'
     when item ? 'text' and item->>'text' !~ '\S' then 'the text is empty'
@@ -207,3 +207,67 @@ language sql stable set search_path = pg_catalog, sightline, {vector}, pg_temp a
          count(*) filter (where to_encode and modality = 'image'), count(*) filter (where to_encode and modality = 'text')
   from given
 $$;
+
+-- Store the rows of pg_temp.sightline_import (sightline/transfer/importer.py fills it) as items with vectors of a space. What is there
+-- already and equal is not written. A stored item keeps its source, unless that is `vector:`, which says that there is none.
+-- Returns how many items are new and how many vectors were stored, replaced and unchanged, and the rows that fit no stored item.
+create function sightline.store_import(space_id smallint)
+returns table (new_items bigint, stored bigint, replaced bigint, unchanged bigint, bad jsonb)
+language plpgsql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
+begin
+  insert into sightline.collection (name) select distinct f.collection from pg_temp.sightline_import f order by 1
+  on conflict (name) do nothing;
+
+  with given as (
+    select f.*, c.collection_id from pg_temp.sightline_import f join sightline.collection c on c.name = f.collection
+  ), clash as (
+    select g.n, format('%s: the stored item of this id %s', g.external_id,
+             case when i.modality <> g.modality then 'is of modality ' || i.modality else 'has another text' end) as message
+    from given g join sightline.item i on i.collection_id = g.collection_id and i.external_id = g.external_id
+    where i.modality <> g.modality or i.text is distinct from g.text
+  ), removed as (
+    delete from pg_temp.sightline_import f using clash where f.n = clash.n
+  )
+  select coalesce(jsonb_agg(jsonb_build_object('n', n, 'message', message)), '[]') into bad from clash;
+
+  with given as (
+    select f.*, c.collection_id from pg_temp.sightline_import f join sightline.collection c on c.name = f.collection
+  ), differing as (
+    select g.*, i.item_id is null as is_new from given g
+    left join lateral (select s.* from sightline.item s
+                       where s.collection_id = g.collection_id and s.external_id = g.external_id limit 1) i on true
+    where i.item_id is null or i.metadata || g.metadata <> i.metadata or g.group_key is not null and i.group_key is distinct from g.group_key
+       or i.uri like 'vector:%' and i.uri <> g.uri or i.digest is null and g.digest is not null
+  ), written as (
+    insert into sightline.item as i (collection_id, external_id, modality, uri, text, source_tag, digest, root, group_key, metadata)
+    select d.collection_id, d.external_id, d.modality, d.uri, d.text, d.source_tag, d.digest, d.root, d.group_key, d.metadata
+    from differing d order by d.collection_id, d.external_id
+    on conflict (collection_id, external_id) do update set
+      metadata = i.metadata || excluded.metadata, group_key = coalesce(excluded.group_key, i.group_key), updated_at = now(),
+      digest = coalesce(i.digest, excluded.digest),
+      uri = case when i.uri like 'vector:%' then excluded.uri else i.uri end,
+      source_tag = case when i.uri like 'vector:%' then excluded.source_tag else i.source_tag end,
+      root = case when i.uri like 'vector:%' then excluded.root else i.root end
+  )
+  select count(*) filter (where is_new) into new_items from differing;
+
+  with given as (
+    select i.item_id, i.generation, f.modality, f.norm, f.vec, e.item_id is null as is_new,
+           e.generation = i.generation and e.norm = f.norm and e.vec = f.vec as is_same
+    from pg_temp.sightline_import f
+    join sightline.collection c on c.name = f.collection
+    cross join lateral (select s.item_id, s.generation from sightline.item s
+                        where s.collection_id = c.collection_id and s.external_id = f.external_id limit 1) i
+    left join lateral (select v.* from sightline.embedding v
+                       where v.space_id = store_import.space_id and v.item_id = i.item_id and v.slot = 0 limit 1) e on true
+  ), written as (
+    insert into sightline.embedding as e (space_id, item_id, slot, generation, norm, modality, vec)
+    select store_import.space_id, g.item_id, 0, g.generation, g.norm, g.modality, g.vec from given g where is_same is not true order by g.item_id
+    on conflict on constraint embedding_pkey do update set
+      generation = excluded.generation, norm = excluded.norm, modality = excluded.modality, embedded_at = excluded.embedded_at, vec = excluded.vec
+    where e.generation <= excluded.generation
+  )
+  select count(*) filter (where is_new), count(*) filter (where not is_new and not is_same), count(*) filter (where is_same)
+  into stored, replaced, unchanged from given;
+  return next;
+end $$;

@@ -1,0 +1,1 @@
+"""Vectors on the move: into a space from files, and back out."""

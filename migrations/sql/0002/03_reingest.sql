@@ -271,3 +271,33 @@ begin
   into stored, replaced, unchanged from given;
   return next;
 end $$;
+
+-- Items without a vector of their present content in a space, and why.
+create or replace function sightline.missing(space text)
+returns table (item_id bigint, external_id text, collection text, modality text, reason text, detail text)
+language sql stable set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
+  with target as (select * from sightline.resolve_space(space)),
+  open_chunk as (
+    select u.item_id, max(c.state) as state, max(c.job_id) as job_id  -- 'running' > 'queued'
+    from sightline.chunk c cross join lateral unnest(c.item_ids) u(item_id)
+    where c.state in ('queued', 'running') and c.space_id = (select space_id from target)
+    group by u.item_id
+  )
+  select i.item_id, i.external_id, k.name, i.modality,
+         case when o.state is not null then o.state when i.uri like 'vector:%' then 'no content' when f.failure_id is not null then 'failed'
+              when e.item_id is not null then 'stale' else 'never submitted' end,
+         case when o.state is not null then 'job ' || o.job_id
+              when i.uri like 'vector:%' then 'it was imported as a vector of another space: ingest its file under this external_id'
+              when f.failure_id is not null then f.error_class || ': ' || f.message
+              when e.item_id is not null then 'its content changed and was not submitted again' end
+  from sightline.item i
+  join target t on i.modality = any (t.modalities)
+  join sightline.collection k on k.collection_id = i.collection_id
+  left join sightline.embedding e on e.space_id = t.space_id and e.item_id = i.item_id and e.slot = 0
+  left join open_chunk o on o.item_id = i.item_id
+  left join lateral (
+    select f.* from sightline.failure f join sightline.job j on j.job_id = f.job_id
+    where f.item_id = i.item_id and f.generation = i.generation and j.space_id = t.space_id order by f.failure_id desc limit 1
+  ) f on true
+  where e.item_id is null or e.generation < i.generation
+$$;

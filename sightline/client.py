@@ -442,6 +442,8 @@ class Sightline:
         if row is None:
             raise UsageError(f"there is no image {item_id}")
         uri, content = row
+        if content is None and not uri.startswith("file:///"):
+            raise UsageError(f"the content of image {item_id} is not stored here, its source is {uri}")
         return bytes(content) if content is not None else image_bytes_of(path_of_uri(uri), self.settings)
 
     def _hits(

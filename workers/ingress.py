@@ -103,6 +103,10 @@ class Ingress:
         parts = urlsplit(uri)
         if parts.scheme in ("http", "https"):
             raise UnsupportedSource(f"{name}: {parts.scheme} sources are not served by this version; send the bytes")
+        if parts.scheme == "vector":
+            raise UnsupportedSource(
+                f"{name}: only its vector was imported; ingest its file under this external_id to encode it"
+            )
         if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
             raise UnsupportedSource(f"{name}: the source {uri!r} is not of the form file:///path")
         path = path_of_uri(uri)

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from sightline.errors import UsageError
-from sightline.item import MAX_EXTERNAL_ID, is_storable, printable, root_name, source_tag
+from sightline.item import MAX_EXTERNAL_ID, is_storable, path_of_uri, printable, root_name, source_tag
 from sightline.transfer.columns import EXPORT_COLUMNS
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
@@ -140,7 +140,7 @@ class RowReader:
     def _source(self, source: str) -> tuple[Path | None, str]:
         """The file of a source, if it is one, and its URI."""
         if source.startswith("file:///"):
-            return Path(unquote(source.removeprefix("file://"))), source
+            return Path(path_of_uri(source)), source
         if _SCHEME.match(source):
             return None, source
         path = Path(self.root or "", source).absolute()

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -51,12 +52,12 @@ class Found:
     """An item of a stream, and where it was found.
 
     Args:
-        root: the folder that its external_id is a path below; None where the id does not come from a folder.
+        root: name of the folder that its external_id is a path below, see `root_name`; None where it is no such path.
         error: the item is a folder that could not be read, for this reason.
     """
 
     item: Item
-    root: Path | None = None
+    root: str | None = None
     error: OSError | None = None
 
 
@@ -105,14 +106,15 @@ def expand(items: Ingestible | Iterable[Ingestible], root: Path | None) -> Itera
             continue
         path = Path(item.path)
         if not is_folder(path):
-            yield _found(item, path, root)
+            yield _found(item, path, root, None if root is None else root_name(root))
             continue
+        base = root or path
+        name = root_name(base)
         for file in walk(path):
             if isinstance(file, OSError):
-                folder = Path(file.filename)
-                yield replace(_found(item, folder, root or path), error=file)
+                yield replace(_found(item, Path(file.filename), base, name), error=file)
             else:
-                yield _found(item, file, root or path)
+                yield _found(item, file, base, name)
 
 
 def _as_item(given: Ingestible) -> Item:
@@ -130,9 +132,9 @@ def _as_item(given: Ingestible) -> Item:
     raise UsageError(f"cannot ingest a {type(given).__name__}: give a path, bytes, Item or mapping")
 
 
-def _found(item: Item, path: Path, root: Path | None) -> Found:
+def _found(item: Item, path: Path, root: Path | None, name: str | None) -> Found:
     if root is not None and path.is_relative_to(root):
-        return Found(replace(item, path=path, external_id=printable(path.relative_to(root))), root)
+        return Found(replace(item, path=path, external_id=printable(path.relative_to(root))), name)
     return Found(replace(item, path=path, external_id=printable(path)))
 
 
@@ -190,7 +192,7 @@ def prepare(found: Found, settings: Settings, stored: Stored | None = None, *, r
         _check_types(item)
         prepared = _content(item, settings, stored, read=read)
         if found.root is not None:
-            prepared.spec["root"] = root_name(found.root)
+            prepared.spec["root"] = found.root
         if item.metadata:
             prepared.spec["metadata"] = dict(item.metadata)
         if item.group_key is not None:
@@ -372,10 +374,13 @@ def _rejected(item: Item, error_class: str, message: str) -> Prepared:
     return Prepared({"external_id": name, "error": {"class": error_class, "message": message}})
 
 
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
 def is_storable(value: Any) -> bool:
     """Whether Postgres can store every string of a JSON value: it is UTF-8 and has no NUL."""
     if isinstance(value, str):
-        return "\x00" not in value and not any("\ud800" <= char <= "\udfff" for char in value)
+        return _UNSTORABLE.search(value) is None
     if isinstance(value, Mapping):
         return all(is_storable(key) and is_storable(inner) for key, inner in value.items())
     return not isinstance(value, (list, tuple)) or all(map(is_storable, value))

@@ -71,6 +71,14 @@ class Failure:
     attempt: int
 
 
+@dataclass(frozen=True)
+class Note:
+    """What the stored vector of an item does not show of its content."""
+
+    external_id: str
+    note: str
+
+
 class Job:
     """A job by its number. Cheap to make: nothing is asked until a method is called."""
 
@@ -114,6 +122,23 @@ class Job:
                 f"select {columns} from sightline.failed_items where job_id = %s order by failure_id limit %s",
                 (self.job_id, limit),
             ).fetchall()
+
+    def notes(self, limit: int = 100) -> tuple[list[Note], int]:
+        """The first remarks on items that this job stored, by external_id, and how many there are.
+
+        An animation of which the first frame counts, a text that was cut, a colour profile that is damaged.
+        """
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                "select i.external_id, e.note, count(*) over () "
+                "from (select distinct c.space_id, unnest(c.item_ids) as item_id from sightline.chunk c "
+                "where c.job_id = %s) w "
+                "join sightline.embedding e on e.space_id = w.space_id and e.item_id = w.item_id "
+                "join sightline.item i on i.item_id = e.item_id "
+                "where e.note is not null and e.slot = 0 and e.generation = i.generation order by 1 limit %s",
+                (self.job_id, limit),
+            ).fetchall()
+        return [Note(external_id, note) for external_id, note, _ in rows], rows[0][2] if rows else 0
 
     def wait(self, timeout: float | None = None, *, progress: bool = False) -> JobProgress:
         """Wait until every item is done, failed or skipped. Items that failed do not raise: see `failures()`.

@@ -6,7 +6,7 @@ import io
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -23,18 +23,20 @@ class BadProfile(Exception):
     """A colour profile that is damaged, or of another colour space than the image."""
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says."""
+def upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """Turn the pixels of an image as its EXIF orientation says."""
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - a damaged EXIF block says nothing about the pixels
-        return image
-    return image if turn is None else image.transpose(turn)
+        return pixels
+    return pixels if turn is None else pixels.transpose(turn)
 
 
 def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     """Any mode to RGB; what had to be ignored is added to `notes`."""
     profile = image.info.get("icc_profile")
+    if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for one of Adobe's, which hold inverted inks
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_to_eight_bits(np.asarray(image)))
     if not image.has_transparency_data:

@@ -8,6 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -132,7 +133,7 @@ class EncodeWork:
                      if pair[0].modality == kind and done is not None]  # fmt: skip
             vectors = served.engine.submit(kind, [done for _, done in ready])
             for ((item, flight), _), coming in zip(ready, vectors, strict=True):
-                coming.add_done_callback(partial(_land, flight))
+                coming.add_done_callback(partial(_land, flight, item.note))
                 watch(coming, item.item_id)
             stats["encoded"] += len(ready)
         for (item, flight), done in zip(first.values(), prepared, strict=True):
@@ -153,7 +154,7 @@ class EncodeWork:
         with self._pool.connection() as connection, connection.cursor(binary=True) as cursor:
             rows = cursor.execute(query("reusable_vectors"), arguments).fetchall()
         for row in rows:
-            yield (row["modality"], row["digest"]), Vector(row["vec"].to_numpy(), row["norm"])
+            yield (row["modality"], row["digest"]), Vector(row["vec"].to_numpy(), row["norm"], row["note"])
 
     def _read(self, item: Item, budget: _Budget) -> None:
         """Learn the digest of the content; the bytes of uploads are read only if they are needed."""
@@ -183,6 +184,8 @@ class EncodeWork:
         if item.text is not None:
             prepared = served.encoder.prepare_text(item.text)
             item.truncated = prepared.truncated
+            if prepared.truncated:
+                item.note = f"only the first {served.encoder.context_length} tokens of the text were read"
             return prepared
         data, item.data = item.data, None
         if data is None and item.uri is not None:
@@ -192,6 +195,7 @@ class EncodeWork:
         if data is None:
             raise SourceUnavailable(f"{item.external_id}: its uploaded content is gone")
         with self._ingress.decoded(data, item.external_id) as image:
+            item.note = "; ".join(image.notes) or None
             return served.encoder.prepare_image(image.pixels)
 
 
@@ -209,13 +213,13 @@ def _each(executor: Executor, step: Any, items: Sequence[Item]) -> list[Any]:
     return list(executor.map(guarded, items))
 
 
-def _land(flight: Future[Vector], done: Future[np.ndarray]) -> None:
+def _land(flight: Future[Vector], note: str | None, done: Future[np.ndarray]) -> None:
     """Hand the engine's answer to all who wait for this content."""
     error = done.exception() if not done.cancelled() else Cancelled("its job was cancelled")
     with contextlib.suppress(Exception):  # settled meanwhile, because the message was given up
         if error is None:
             try:
-                flight.set_result(normalise(done.result()))
+                flight.set_result(replace(normalise(done.result()), note=note))
             except BadVector as bad:
                 flight.set_exception(bad)
         else:

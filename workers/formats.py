@@ -34,6 +34,15 @@ def admitted_format(data: bytes) -> str | None:
     return next((found for magic, found in _ADMITTED if data.startswith(magic)), None)
 
 
+def ends_early(data: bytes) -> bool:
+    """Whether the header of an admitted format asks for more bytes than there are."""
+    if data[:4] == b"RIFF":
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    if data[:4] in (b"II*\x00", b"MM\x00*"):
+        return int.from_bytes(data[4:8], "little" if data[:1] == b"I" else "big") + 2 > len(data)
+    return len(data) < 64
+
+
 def describe(data: bytes) -> str | None:
     """In words what the content is, of what people take for images; None if it is not recognised."""
     if data[4:8] == b"ftyp":

@@ -25,7 +25,7 @@ from workers.errors import (
     TooManyPixels,
     TruncatedImage,
 )
-from workers.formats import FORMATS, admitted_format, describe
+from workers.formats import FORMATS, admitted_format, describe, ends_early
 from workers.tiff import check_tiff
 
 DECODE_SECONDS = 30.0
@@ -103,7 +103,7 @@ def _decode(data: bytes, name: str, max_pixels: int, make_room: Callable[[int], 
         make_room(pixels)
         image.load()
         notes: list[str] = []
-        rgb = np.asarray(to_rgb(upright(image), notes))
+        rgb = np.asarray(upright(to_rgb(image, notes), image))
         return Decoded(rgb, (*_unseen(image), *notes))
 
 
@@ -131,10 +131,11 @@ def _open(data: bytes, name: str) -> Image.Image:
         return Image.open(_Source(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         found = admitted_format(data)
+        if found and ends_early(data):
+            raise TruncatedImage(f"{name} is cut off in the header of a {found}: it has {len(data):,} bytes") from error
         if found:
-            raise TruncatedImage(
-                f"{name} begins like a {found} image, but its header is cut off, damaged or of a kind that is not "
-                f"supported ({len(data):,} bytes)"
+            raise BrokenImage(
+                f"{name} begins like a {found}, but its header is damaged or of a kind that is not supported"
             ) from error
         raise NotAnImage(
             f"{name} is {describe(data) or 'no image of a known format'}; admitted are {', '.join(FORMATS)}"
@@ -190,6 +191,6 @@ def _explained(error: Exception, data: bytes, name: str, max_pixels: int) -> Ite
     if "MAX_TEXT_CHUNK" in text or "Too much memory used in text chunks" in text:
         return DecompressionBomb(f"{name}: a text or profile packed inside it is too large when unpacked")
     # Pillow raises OSError for data that ends early as well as for data that makes no sense.
-    if isinstance(error, EOFError | struct.error) or any(word in text.lower() for word in ("truncated", "cut off")):
+    if isinstance(error, EOFError | struct.error) or "truncated" in text.lower() or ends_early(data):
         return TruncatedImage(f"{name} is truncated: it ends after {len(data):,} bytes ({text})")
     return BrokenImage(f"{name} cannot be decoded: {text}")

@@ -51,6 +51,7 @@ class Item:
     error: ItemError | None = None
     vector: Future[Vector] | None = None
     truncated: bool = False
+    note: str | None = None
 
 
 def load_items(pool: Pool, served: Served, item_ids: Sequence[int]) -> list[Item]:

@@ -49,13 +49,13 @@ select digest, bytes from sightline.blob where digest = any (%(digests)s)
 -- name: reusable_vectors
 -- Vectors of the same content, of whatever item. One each: a blank page may be there a million times. OFFSET 0 keeps the order: first
 -- the items of a digest, then their vectors.
-select d.modality, d.digest, v.norm, v.vec
+select d.modality, d.digest, v.norm, v.note, v.vec
 from unnest(%(modalities)s::text[], %(digests)s::bytea[]) d(modality, digest)
 cross join lateral (
-  select e.norm, e.vec
+  select e.norm, e.note, e.vec
   from (select i.item_id, i.generation from sightline.item i where i.digest = d.digest and i.modality = d.modality offset 0) i
   cross join lateral (
-    select e.norm, e.vec from sightline.embedding e
+    select e.norm, e.note, e.vec from sightline.embedding e
     where e.space_id = %(space_id)s and e.item_id = i.item_id and e.slot = 0 and e.generation = i.generation and e.modality = d.modality
     limit 1
   ) e
@@ -87,16 +87,17 @@ select item_id, generation, digest from sightline.item where item_id = any (%(it
 
 -- name: create_flush_table
 create temp table if not exists sightline_flush on commit delete rows as
-select item_id, generation, norm, modality, vec from sightline.embedding with no data
+select item_id, generation, norm, modality, note, vec from sightline.embedding with no data
 
 -- name: copy_vectors
-copy pg_temp.sightline_flush (item_id, generation, norm, modality, vec) from stdin (format binary)
+copy pg_temp.sightline_flush (item_id, generation, norm, modality, note, vec) from stdin (format binary)
 
 -- name: upsert_vectors
-insert into sightline.embedding (space_id, item_id, slot, generation, norm, modality, vec)
-select %(space_id)s, f.item_id, 0, f.generation, f.norm, f.modality, f.vec from pg_temp.sightline_flush f order by f.item_id
+insert into sightline.embedding (space_id, item_id, slot, generation, norm, modality, note, vec)
+select %(space_id)s, f.item_id, 0, f.generation, f.norm, f.modality, f.note, f.vec from pg_temp.sightline_flush f order by f.item_id
 on conflict (space_id, item_id, slot) do update set
-  generation = excluded.generation, norm = excluded.norm, modality = excluded.modality, embedded_at = excluded.embedded_at, vec = excluded.vec
+  generation = excluded.generation, norm = excluded.norm, modality = excluded.modality, note = excluded.note,
+  embedded_at = excluded.embedded_at, vec = excluded.vec
 where embedding.generation <= excluded.generation
 
 -- name: insert_failures

@@ -16,10 +16,12 @@ class Vector:
     Args:
         values: float16 or float32 (dim,), of length 1.
         norm: L2 norm before normalisation.
+        note: what of the content it does not show, in words for the user.
     """
 
     values: np.ndarray
     norm: float
+    note: str | None = None
 
 
 def normalise(vector: np.ndarray) -> Vector:

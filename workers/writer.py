@@ -196,14 +196,14 @@ def _write_vectors(
         return
     connection.execute(query("create_flush_table"))
     with connection.cursor() as cursor, cursor.copy(query("copy_vectors")) as copy:
-        copy.set_types(["int8", "int4", "float4", "text", "halfvec"])
+        copy.set_types(["int8", "int4", "float4", "text", "text", "halfvec"])
         for outcome in stored:
             assert outcome.vector is not None
             generation, digest = present[outcome.item_id]
             if digest is None or digest != outcome.digest:
                 generation = outcome.generation  # of older content: must not pass for the present one
             copy.write_row(
-                (outcome.item_id, generation, outcome.vector.norm, outcome.modality,
+                (outcome.item_id, generation, outcome.vector.norm, outcome.modality, outcome.vector.note,
                  HalfVector(outcome.vector.values.astype(np.float16)))
             )  # fmt: skip
     connection.execute(query("upsert_vectors"), {"space_id": space_id})

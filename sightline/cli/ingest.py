@@ -136,7 +136,8 @@ def report(
 ) -> None:
     """Say what became of the items; exit with 1 when some failed, or when the job broke off."""
     if as_json:
-        print_json({**asdict(ended), "pruned": pruned})
+        notes, noted = job.notes()
+        print_json({**asdict(ended), "pruned": pruned, "noted": noted, "notes": notes})
     else:
         out.print(
             f"job {job.job_id} {ended.state}: {ended.submitted:,} submitted, {ended.done:,} encoded, "
@@ -149,6 +150,11 @@ def report(
             )
         if ended.failed > 5:
             err.print(f"  ... all of them: sightline failures --job {job.job_id}")
+        notes, noted = job.notes(limit=5)
+        for note in notes:
+            err.print(f"  {note.external_id}: {note.note}", markup=False, soft_wrap=True)
+        if noted > 5:
+            err.print(f"  ... {noted:,} items have such a remark: select * from sightline.noted_items")
         for one in pruned:
             out.print(f"pruned {one.deleted:,} of {one.stored:,} items of {one.folder}")
     if ended.error is not None:

@@ -87,7 +87,8 @@ def rle_bmp() -> bytes:
 @cache
 def seeds() -> list[bytes]:
     """Files to damage: each format in several kinds, and small real ones of scikit-image."""
-    image = Image.open(data_folder("skimage", "data") / "rocket.jpg").convert("RGB").resize((40, 30))
+    rocket = (data_folder("skimage", "data") / "rocket.jpg").read_bytes()
+    image = Image.open(io.BytesIO(rocket)).convert("RGB").resize((40, 30))
     clear = image.copy()
     clear.putalpha(Image.linear_gradient("L").resize(image.size))
     frames = [image, image.rotate(90), image.rotate(180)]

@@ -44,6 +44,7 @@ def check(data: bytes) -> None:
     """Decode; the file is kept if that does not end as it must, also if the process dies of it."""
     kept = FINDINGS / f"{hashlib.sha256(data).hexdigest()[:16]}.bin"
     known = kept.exists()
+    FINDINGS.mkdir(exist_ok=True)
     if SECONDS:
         (FINDINGS / "last.bin").write_bytes(data)
     began = time.thread_time()

@@ -21,7 +21,7 @@ from sightline.item import Ingestible, path_of_uri
 from sightline.job import Job
 from sightline.plan import IngestPlan, plan_ingest
 from sightline.prune import Pruned, prune
-from sightline.query import check_search, image_bytes_of
+from sightline.query import check_search, image_bytes_of, naming_the_query
 from sightline.results import Hit, Hits, Modality, Space, Status
 from sightline.settings import Settings, libpq_url
 
@@ -403,7 +403,8 @@ class Sightline:
         if vector is None:
             texts = [] if text is None else [text]
             images = [] if image is None else [image_bytes_of(image, self.settings)]
-            (query, *_), (truncated, *_) = self.encode(texts=texts, images=images, space=space)
+            with naming_the_query(image):
+                (query, *_), (truncated, *_) = self.encode(texts=texts, images=images, space=space)
         else:
             query = [float(x) for x in vector]
         literal = f"[{','.join(map(repr, query))}]"

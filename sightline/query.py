@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
-from sightline.errors import UsageError
-from sightline.item import Found, Item, prepare
+from sightline.errors import CallFailed, UsageError
+from sightline.item import Found, Item, prepare, printable
 from sightline.settings import Settings
 
 MAX_K = 10_000
@@ -29,6 +31,23 @@ def image_bytes_of(image: str | os.PathLike[str] | bytes, settings: Settings) ->
     if prepared.blob is None:
         raise UsageError(prepared.spec["error"]["message"])
     return prepared.blob
+
+
+@contextmanager
+def naming_the_query(image: object) -> Iterator[None]:
+    """A worker knows a query as `input 0`; whoever searches knows the file.
+
+    Raises:
+        UsageError: the worker refused the image.
+        CallFailed: anything else that it answered.
+    """
+    try:
+        yield
+    except CallFailed as error:
+        if image is None or "input 0" not in str(error):
+            raise
+        name = printable(Path(image)) if isinstance(image, (str, os.PathLike)) else "the query image"
+        raise UsageError(str(error).replace("input 0", name, 1)) from error
 
 
 def check_search(text: object, vector: object, k: object, where: object) -> None:

@@ -185,7 +185,9 @@ def test_what_a_vector_does_not_show_is_said(ingested: Zoo, client: Sightline, c
     assert all(words in found[name] for name, words in (expected | real).items())
     client.ingest([Item(text="word " * 500, external_id="long")], collection="texts").wait(timeout=30)
     client.ingest([Item(text="word " * 500, external_id="same")], collection="texts").wait(timeout=30)
-    rows = connection.execute("select external_id, note from sightline.noted_items where collection = 'texts'").fetchall()
+    rows = connection.execute(
+        "select external_id, note from sightline.noted_items where collection = 'texts'"
+    ).fetchall()
     assert {name for name, _ in rows} == {"long", "same"}  # the second one has the vector of the first
     assert all(re.fullmatch(r"only the first \d+ tokens of the text were read", note) for _, note in rows)
 

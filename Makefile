@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench format clean
+.PHONY: demo test lint bench fuzz format clean
 
 demo: .venv/.demo
 	$(BIN)/sightline demo
@@ -19,6 +19,9 @@ lint: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks.main_job
+
+fuzz: .venv/.dev
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -X faulthandler -m pytest -q -s -x tests/workers/test_images_fuzz.py
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .

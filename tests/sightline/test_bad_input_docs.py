@@ -31,7 +31,7 @@ def of_the_client() -> set[str]:
 
 def of_the_database() -> set[str]:
     files = (ROOT / "migrations" / "sql").rglob("*.sql")
-    found = [re.findall(r"fail_chunk\([^']*'(\w+)'|->>'class', '(\w+)'", file.read_text()) for file in files]
+    found = [re.findall(r"fail_chunk\([^']*'([A-Z]\w+)'|->>'class', '(\w+)'", file.read_text()) for file in files]
     return {name for names in found for pair in names for name in pair if name}
 
 

@@ -130,6 +130,22 @@ def build_memory_limit(connection: psycopg.Connection[Any]) -> int:
     return max(2 * 2**30, int(configured))
 
 
+def drop_indexes(database: Database, name: str) -> list[str]:
+    """Drop the HNSW indexes of a space, before a bulk load; searches are exact and slow until they are built again.
+
+    Reads and writes go on meanwhile. Returns the indexes that were dropped.
+    """
+    found = [status for status in index_status(database, name) if status.state != "none"]
+    for status in found:
+        if status.state == "building":
+            raise UsageError(f"{status.index} is being built by another session: sightline space index {name} --status")
+    with database.autocommit() as connection:
+        for status in found:
+            index = sql.Identifier("sightline", status.index)
+            connection.execute(sql.SQL("drop index concurrently if exists {}").format(index))
+    return [status.index for status in found]
+
+
 def _build(connection: psycopg.Connection[Any], name: str, status: IndexStatus) -> None:
     index = sql.Identifier("sightline", status.index)
     if status.state == "ready":

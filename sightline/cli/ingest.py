@@ -110,7 +110,7 @@ def print_plan(plan: IngestPlan, gone: Sequence[Pruned], *, as_json: bool) -> No
     if plan.index_hours is not None:
         out.print(
             f"index: inserting through {', '.join(plan.indexes)} takes about {duration(plan.index_hours)}; "
-            "for a bulk load drop it, ingest, and build it again: sightline space index"
+            "for a bulk load drop it (sightline space index --drop), ingest, and build it again (sightline space index)"
         )
     for found in gone:
         out.print(f"prune: {found.gone:,} of {found.stored:,} items of {found.folder} are gone")

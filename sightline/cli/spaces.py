@@ -9,7 +9,8 @@ from rich.progress import Progress
 
 from sightline.cli.output import JsonOption, err, out, print_json, print_table
 from sightline.client import Sightline
-from sightline.space import IndexStatus, create_space, index_space, index_status
+from sightline.errors import UsageError
+from sightline.space import IndexStatus, create_space, drop_indexes, index_space, index_status
 
 space_app = typer.Typer(no_args_is_help=True, help="Create a space, build its indexes, point an alias to it.")
 
@@ -85,14 +86,21 @@ def index(
     name: Annotated[str, typer.Argument(help="Name or alias of the space.")] = "current",
     status: Annotated[bool, typer.Option("--status", help="Only show the indexes.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build indexes anew that are there.")] = False,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Drop the indexes, before a bulk load: inserting through them is slow.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build the HNSW index of each modality, after the first bulk load. Reads and writes go on meanwhile.
 
     Example: sightline space index current
     """
+    if status + rebuild + drop > 1:
+        raise UsageError("--status, --rebuild and --drop exclude each other")
     with Sightline() as client:
-        if not status:
+        if drop:
+            drop_indexes(client.database, name)
+        elif not status:
             with Progress(console=err, transient=True, disable=as_json) as bar:
                 tasks = {}
 

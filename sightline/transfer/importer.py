@@ -117,6 +117,7 @@ def _warn_of_indexes(client: Sightline, space: str, modality: str, rows: int, re
             "vectors are inserted through an index, which is slow; better drop it, import, and build it again",
             index=report.indexes,
             about_hours=round(rows / INDEXED_ROWS_PER_SECOND / 3600, 1),
+            first=f"sightline space index {space} --drop",
             then=f"sightline space index {space}",
         )
 

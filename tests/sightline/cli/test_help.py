@@ -36,6 +36,7 @@ DESIGNED = [
     "migrate",
     "doctor",
     "dsn",
+    "export",
 ]
 
 
@@ -45,6 +46,7 @@ def test_the_commands_of_the_design_are_there() -> None:
         "sightline space create",
         "sightline space alias",
         "sightline space index",
+        "sightline space import",
     }
 
 

@@ -21,7 +21,7 @@ from sightline.item import Ingestible, path_of_uri
 from sightline.job import Job
 from sightline.plan import IngestPlan, plan_ingest
 from sightline.prune import Pruned, prune
-from sightline.query import check_search, image_bytes_of, naming_the_query
+from sightline.query import check_modalities, check_search, image_bytes_of, naming_the_query
 from sightline.results import Hit, Hits, Modality, Space, Status
 from sightline.settings import Settings, libpq_url
 
@@ -352,10 +352,12 @@ class Sightline:
             One vector of unit length for each text, then for each image, and whether its text was truncated.
 
         Raises:
+            UsageError: a text for a space of images only.
             CallTimeout: no worker answered in time (SIGHTLINE_CALL_SECONDS).
             CallFailed: an input could not be encoded; the message names it.
         """
         target = self.space(space)
+        check_modalities(target, texts, images)
         inputs = [{"text": text} for text in texts] + [{"image": base64.b64encode(image).decode()} for image in images]
         seconds = self.settings.call_seconds if timeout is None else timeout
         answer = self.broker.call(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from sightline.errors import CallFailed, UsageError
 from sightline.item import Found, Item, prepare, printable
+from sightline.results import Space
 from sightline.settings import Settings
 
 MAX_K = 10_000
@@ -67,3 +68,17 @@ def check_search(text: object, vector: object, k: object, where: object) -> None
             [float(x) for x in vector]  # type: ignore[attr-defined]
         except (TypeError, ValueError) as error:
             raise UsageError(f"vector must be a sequence of numbers: {error}") from error
+
+
+def check_modalities(space: Space, texts: Sequence[str], images: Sequence[bytes]) -> None:
+    """Refuse what the model of the space has no tower for, before a worker is asked.
+
+    Raises:
+        UsageError: a text for a space of images only, or the other way round.
+    """
+    for modality, given, other in (("text", texts, "an image"), ("image", images, "a text")):
+        if given and modality not in space.modalities:
+            raise UsageError(
+                f"space {space.name} takes no {modality}: its model {space.model} does not encode it; "
+                f"search with {other}, or in another space (`sightline spaces` lists them)"
+            )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from models.errors import ModelError
 from sightline.broker import Broker
 from workers.engine import Expired, Kind
-from workers.errors import InvalidInput, ItemError
+from workers.errors import InvalidInput, ItemError, UnsupportedModality
 from workers.ingress import Ingress
 from workers.spaces import Served, SpaceRefused, Spaces
 from workers.vector import normalise
@@ -131,7 +131,10 @@ class Calls:
             raise InvalidInput(f"{name} must have either text or image")
         kind: Kind = "image" if given.text is None else "text"
         if kind not in served.modalities:
-            raise InvalidInput(f"{name}: space {served.name} takes no {kind}s")
+            raise UnsupportedModality(
+                f"{name}: space {served.name} takes no {kind}s, only {served.modalities[0]}s: its model "
+                f"{served.encoder.passport.model} does not encode them"
+            )
         if given.text is not None:
             return kind, served.encoder.prepare_text(self._ingress.check_text(given.text, name))
         try:

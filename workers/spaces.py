@@ -151,6 +151,12 @@ def _check_passport(row: dict[str, Any], encoder: Encoder) -> None:
         stored = Passport.from_dict(row["passport"])
     except ValueError as error:
         raise SpaceRefused(str(error)) from error
+    lacking = [modality for modality in row["modalities"] if modality not in encoder.modalities]
+    if lacking:
+        raise SpaceRefused(
+            f"it takes {' and '.join(lacking)} items, which {row['model']} does not encode; create it with `sightline "
+            f"space create`, or with modalities => '{{{','.join(encoder.modalities)}}}'"
+        )
     differing = encoder.passport.differences(stored)
     if differing:
         stated = "; ".join(

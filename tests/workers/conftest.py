@@ -73,8 +73,8 @@ def make_space(database_url: str, name: str, encoder: Encoder, pool: str | None 
     passport = encoder.passport.to_dict() | other
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
-            "select sightline.create_space(%s, %s, %s, %s, pool => %s)",
-            (name, encoder.passport.model, encoder.dim, Jsonb(passport), pool),
+            "select sightline.create_space(%s, %s, %s, %s, pool => %s, modalities => %s)",
+            (name, encoder.passport.model, encoder.dim, Jsonb(passport), pool, list(encoder.modalities)),
         )
 
 

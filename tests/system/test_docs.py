@@ -5,6 +5,7 @@ A block that cannot be run here has the line `<!-- not run: REASON -->` before i
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -75,6 +78,7 @@ def reader(
     (folder / "star.png").write_bytes((scenes / "scene-test-000004.png").read_bytes())
     client.ingest(folder / "photos", collection="shop").wait(timeout=60)
     client.ingest([Item(text="a yellow star", external_id="ad-1")], collection="shop").wait(timeout=60)
+    _embed_elsewhere(client, folder)
     with client.database.transaction() as connection:
         connection.execute("create table product (image text, name text, price numeric)")
         connection.execute("insert into product values ('a.png', 'ring', 5), ('b.png', 'heart', 7)")
@@ -88,6 +92,17 @@ def reader(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield environment
+
+
+def _embed_elsewhere(client: Sightline, folder: Path) -> None:
+    """The photos' vectors in the files that clip-retrieval leaves."""
+    client.export_vectors("current", folder / "exported", collection="shop", modality="image")
+    rows = [json.loads(line) for line in (folder / "exported" / "items_00000.jsonl").read_text().splitlines()]
+    for name in ("img_emb", "metadata"):
+        (folder / "embeddings" / name).mkdir(parents=True)
+    (folder / "exported" / "vectors_00000.npy").rename(folder / "embeddings" / "img_emb" / "img_emb_0.npy")
+    table = pyarrow.table({"image_path": [row["external_id"] for row in rows], "caption": ["a scene"] * len(rows)})
+    pyarrow.parquet.write_table(table, folder / "embeddings" / "metadata" / "metadata_0.parquet")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -7,14 +7,11 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import JsonOption, err, out, print_json
+from sightline.cli.output import ClassFilter, CollectionOption, JobFilter, JsonOption, err, out, print_json
 from sightline.client import Sightline
 from sightline.control import FailureFilter
 from sightline.errors import UsageError
 
-JobFilter = Annotated[int | None, typer.Option("--job", help="Only failures of this job.")]
-CollectionFilter = Annotated[str | None, typer.Option("--collection", help="Only failures in this collection.")]
-ClassFilter = Annotated[str | None, typer.Option("--class", help="Only failures of this class, such as WorkerLost.")]
 IdFilter = Annotated[
     list[int] | None, typer.Option("--id", help="Only this failure (its failure_id); may be repeated.")
 ]
@@ -31,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def retry(
     job: JobFilter = None,
-    collection: CollectionFilter = None,
+    collection: CollectionOption = None,
     error_class: ClassFilter = None,
     failure_id: IdFilter = None,
     everything: AllFailures = False,
@@ -64,7 +61,7 @@ def retry(
 
 def dismiss(
     job: JobFilter = None,
-    collection: CollectionFilter = None,
+    collection: CollectionOption = None,
     error_class: ClassFilter = None,
     failure_id: IdFilter = None,
     everything: AllFailures = False,

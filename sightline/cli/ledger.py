@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 from psycopg.rows import dict_row
 from rich.live import Live
 
-from sightline.cli.output import JsonOption, out, print_records, records_table
+from sightline.cli.output import ClassFilter, CollectionOption, JobFilter, JsonOption, out, print_records, records_table
 from sightline.client import Sightline
 from sightline.errors import UsageError
 
@@ -29,18 +30,17 @@ from (select *, done + failed + skipped - unchanged as finished,
 where not %(open)s or finished_at is null order by job_id desc limit %(limit)s
 """
 
-_OPEN_FAILURES = """
-select failure_id, job_id, collection, attempt, external_id, error_class, message from sightline.failed_items
-where %(job)s::bigint is null or job_id = %(job)s order by failure_id desc limit %(limit)s
-"""
-
-_ALL_FAILURES = """
+_FAILURES = """
 select f.failure_id, f.job_id, c.name as collection, f.attempt,
        case when f.retried_by is not null then 'retried in job ' || f.retried_by
             when f.dismissed_at is not null then 'dismissed' else 'open' end as outcome,
        f.external_id, f.error_class, f.message
 from sightline.failure f join sightline.job j using (job_id) left join sightline.collection c using (collection_id)
-where %(job)s::bigint is null or f.job_id = %(job)s order by f.failure_id desc limit %(limit)s
+where (%(all)s or f.retried_by is null and f.dismissed_at is null)
+  and (%(job)s::bigint is null or f.job_id = %(job)s)
+  and (%(collection)s::text is null or c.name = %(collection)s)
+  and (%(class)s::text is null or f.error_class = %(class)s)
+order by f.failure_id desc limit %(limit)s
 """
 
 
@@ -67,14 +67,16 @@ def jobs(
         if not watch:
             print_records(_rows(client, _JOBS, params), as_json=as_json, empty="no jobs")
             return
-        with Live(console=out, auto_refresh=False) as live:
+        with suppress(KeyboardInterrupt), Live(console=out, auto_refresh=False) as live:
             while True:
                 live.update(records_table(_rows(client, _JOBS, params), empty="no jobs"), refresh=True)
                 time.sleep(WATCH_SECONDS)
 
 
 def failures(
-    job: Annotated[int | None, typer.Option(help="Only of this job.")] = None,
+    job: JobFilter = None,
+    collection: CollectionOption = None,
+    error_class: ClassFilter = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
     everything: Annotated[
         bool, typer.Option("--all", help="Those too that were retried or dismissed, with what became of them.")
@@ -86,7 +88,8 @@ def failures(
     Example: sightline failures --job 7
     """
     with Sightline() as client:
-        rows = _rows(client, _ALL_FAILURES if everything else _OPEN_FAILURES, {"job": job, "limit": limit})
+        params = {"job": job, "collection": collection, "class": error_class, "all": everything, "limit": limit}
+        rows = _rows(client, _FAILURES, params)
     print_records(rows, as_json=as_json, empty="no failures" if everything else "no open failures")
     if rows and not as_json and not everything:
         out.print("\ndo them again: sightline retry; settle them: sightline dismiss", highlight=False)

@@ -18,6 +18,8 @@ from rich.table import Table
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 SpaceOption = Annotated[str, typer.Option(help="Name or alias of the space.")]
 CollectionOption = Annotated[str | None, typer.Option(help="Only this collection.")]
+JobFilter = Annotated[int | None, typer.Option("--job", help="Only failures of this job.")]
+ClassFilter = Annotated[str | None, typer.Option("--class", help="Only failures of this class, such as WorkerLost.")]
 
 # A pipe has no width to wrap to; a table cut at 80 columns there would be of no use.
 out = Console(width=None if sys.stdout.isatty() else 200)
@@ -42,9 +44,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> Table | str:
     """A table of rows, or a sentence when there are none."""
-    texts = [
-        ["" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows
-    ]
+    texts = [[_text(cell) for cell in row] for row in rows]
     if not texts:
         return empty
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -56,6 +56,14 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: 
     for row in texts:
         table.add_row(*map(escape, row))
     return table
+
+
+def _text(cell: Any) -> str:
+    if cell is None or cell is False:
+        return ""
+    if cell is True:
+        return "yes"
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
 def records_table(records: Sequence[Mapping[str, Any]], *, empty: str) -> Table | str:

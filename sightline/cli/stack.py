@@ -6,13 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Annotated
 
 import structlog
 import typer
 
-from sightline.cli.output import JsonOption, configure_logging, out, print_json
+from sightline.cli.output import JsonOption, configure_logging, err, out, print_json
 from sightline.client import service_urls
 from sightline.database import Database
 from sightline.errors import ServiceFailed, ServiceMissing, SightlineError
@@ -45,7 +45,9 @@ def up(
     settings = _with(Settings(), model=model, device=device)
     configure_logging(settings.log_level)
     began = time.monotonic()
-    with stop_signals() as stop, running_services(settings, stop) as services:
+    with stop_signals() as stop, ExitStack() as undo:
+        with err.status("starting what is not there yet ..."):
+            services = undo.enter_context(running_services(settings, stop))
         out.print(f"[bold]sightline is up[/bold] ({time.monotonic() - began:.1f} s)\n", highlight=False)
         # Not wrapped and not framed: these lines are there to be copied.
         out.print(_how_to_connect(services), soft_wrap=True, highlight=False, markup=False)

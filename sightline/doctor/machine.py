@@ -98,7 +98,9 @@ def check_device(found: dict[str, Any], wanted: str) -> Check:
 def check_cache(found: dict[str, Any], models: Sequence[tuple[str, str | None]], *, offline: bool) -> Check:
     """Whether the spaces' models lie on this machine."""
     if not found["problems"]:
-        return ok("models", f"those of {len(models)} spaces are on this machine" if models else "no space has one yet")
+        return ok(
+            "models", f"those of all spaces ({len(models)}) are on this machine" if models else "no space has one yet"
+        )
     lines = "; ".join(f"{each['model']}: {each['problem']}" for each in found["problems"])
     if offline:
         return fail("models", f"HF_HUB_OFFLINE is set, and not here: {lines}", "copy the models into HF_HOME")

@@ -9,7 +9,9 @@ import psycopg
 
 from sightline.doctor.check import Check, fail, ok, warn
 
-_ALIVE = "stopped_at is null and queues <> '{}' and seen_at > clock_timestamp() - interval '30 seconds'"
+_SEEN = "stopped_at is null and seen_at > clock_timestamp() - interval '30 seconds'"
+_ALIVE = f"{_SEEN} and queues <> '{{}}'"
+_STARTING = f"{_SEEN} and queues = '{{}}'"
 
 
 def check_workers(connection: psycopg.Connection[Any]) -> list[Check]:
@@ -22,7 +24,8 @@ def check_workers(connection: psycopg.Connection[Any]) -> list[Check]:
     idle = connection.execute(
         "select queue, queued_items from sightline.queue_status where workers = 0 and queued_items > 0 order by 1"
     ).fetchall()
-    found = [_count(alive)]
+    (starting,) = connection.execute(f"select count(*) from sightline.worker where {_STARTING}").fetchone() or (0,)
+    found = [_count(alive, starting)]
     other = sorted({f"{name} ({version or 'unknown'})" for name, version, _ in alive if version != __version__})
     if other:
         found.append(
@@ -44,9 +47,12 @@ def check_workers(connection: psycopg.Connection[Any]) -> list[Check]:
     return found
 
 
-def _count(alive: list[tuple[Any, ...]]) -> Check:
+def _count(alive: list[tuple[Any, ...]], starting: int) -> Check:
     if alive:
-        return ok("workers", f"{len(alive)} alive: {', '.join(name for name, _, _ in alive)}")
+        more = f"; {starting} more load their models" if starting else ""
+        return ok("workers", f"{len(alive)} alive: {', '.join(name for name, _, _ in alive)}{more}")
+    if starting:
+        return warn("workers", f"none is ready: {starting} load their models", "wait, and look at the worker's log")
     return warn(
         "workers", "none is alive: nothing is encoded, searches by text or image find no one", "sightline worker"
     )

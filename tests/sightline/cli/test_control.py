@@ -30,11 +30,33 @@ def test_failures_are_retried_or_dismissed_and_say_so(given: Cli, connection: ps
     assert given("retry", "--job", str(job)).out == f"job {job + 1} does 2 failed items of job {job} again\n"
     assert given("retry", "--job", str(job)).out == "no open failure matches\n"
     assert given("failures").out == "no open failures\n"
+    assert given("failures", "--all", "--class", "Other", "--json").data == []
+    assert len(given("failures", "--all", "--collection", "c", "--class", "Broken", "--json").data) == 3
     outcomes = [failure["outcome"] for failure in given("failures", "--all", "--json").data]
     assert sorted(outcomes) == ["dismissed", f"retried in job {job + 1}", f"retried in job {job + 1}"]
     jobs = {row["job_id"]: row for row in given("jobs", "--json").data}
     assert (jobs[job]["failed"], jobs[job]["retry_of"]) == (3, None)
     assert (jobs[job + 1]["pending"], jobs[job + 1]["retry_of"]) == (2, job)
+
+
+def test_jobs_are_drawn_again_until_ctrl_c(
+    given: Cli, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(connection, 3)
+    pauses = 0
+
+    def pause(seconds: float) -> None:
+        nonlocal pauses
+        pauses += 1
+        if pauses == 1:
+            fail(connection, job)
+        else:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sightline.cli.ledger.time.sleep", pause)
+    ended = given("jobs", "--watch")
+    assert ended.code == 0
+    assert ended.out.splitlines()[1].split()[:9] == [str(job), "encode", "done", "c", "toy", "3", "0", "3", "0"]
 
 
 def test_a_retry_that_leaves_some_open_exits_with_1(given: Cli, connection: psycopg.Connection) -> None:

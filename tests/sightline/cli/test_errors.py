@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import redis
 
 from sightline.embedded.stack import EmbeddedStack
 from sightline.migrate import migrate
@@ -159,6 +160,18 @@ def test_a_redis_out_of_reach(given: Cli, database_url: str, redis_url: str, url
     ended = given("search", "a star", redis_url=url.format(address=address))
     one_line(ended, 3, "Redis")
     assert "wrong" not in ended.err.replace("wrongpass", "")
+
+
+def test_a_full_redis(given: Cli, connection: psycopg.Connection, redis_url: str) -> None:
+    connection.execute("select sightline.create_space('toy', 'm', 4)")
+    connection.execute("select sightline.alias_space('current', 'toy')")
+    with redis.Redis.from_url(redis_url) as server:
+        server.config_set("maxmemory", 1)
+        try:
+            ended = given("search", "a star")
+        finally:
+            server.config_set("maxmemory", 0)
+    one_line(ended, 3, "Redis refuses the request", "maxmemory", "sightline doctor")
 
 
 def test_no_redis_and_no_worker(cli: Cli, database_url: str, redis_url: str) -> None:

@@ -92,7 +92,11 @@ def worker(connection: psycopg.Connection, name: str, models: list[dict[str, Any
 
 def test_workers_their_refusals_and_queues_without_any_are_found(own_database: str) -> None:
     with psycopg.connect(own_database, autocommit=True) as connection:
-        assert [check.state for check in check_workers(connection)] == ["warn"]
+        assert [check.found.split(":")[0] for check in check_workers(connection)] == ["none is alive"]
+        worker(connection, "young", [])
+        connection.execute("update sightline.worker set queues = '{}'")
+        assert [check.found for check in check_workers(connection)] == ["none is ready: 1 load their models"]
+        connection.execute("delete from sightline.worker")
         connection.execute("select sightline.create_space('toy', 'm', 4, pool => 'gpu')")
         connection.execute("select sightline.submit('encode', '{\"space\": \"toy\"}', 'c', '[{\"text\": \"a\"}]')")
         connection.execute("select sightline.pause(collection => 'c')")

@@ -48,22 +48,9 @@ def machine(
     ] = "[]",
 ) -> None:
     """Print what this machine offers to models, as JSON: torch, devices and their memory, and which models lack."""
-    import torch
+    from models.machine import describe_machine
 
-    from models.pipeline import open_pipeline
-
-    devices = []
-    for number in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(number)
-        devices.append({"name": torch.cuda.get_device_name(number), "free_bytes": free, "total_bytes": total})
-    problems = []
-    for model, revision in json.loads(spaces):
-        try:
-            open_pipeline(model, revision)
-        except Exception as error:  # noqa: BLE001 - whatever keeps a model from loading is the answer
-            problems.append({"model": model, "problem": " ".join(str(error).split())})
-    found = {"torch": torch.__version__, "cuda": torch.version.cuda, "devices": devices, "problems": problems}
-    typer.echo(json.dumps(found, ensure_ascii=False))
+    typer.echo(json.dumps(describe_machine(json.loads(spaces)), ensure_ascii=False))
 
 
 @app.command()

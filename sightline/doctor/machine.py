@@ -96,14 +96,19 @@ def check_device(found: dict[str, Any], wanted: str) -> Check:
 
 
 def check_cache(found: dict[str, Any], models: Sequence[tuple[str, str | None]], *, offline: bool) -> Check:
-    """Whether the spaces' models lie on this machine."""
-    if not found["problems"]:
-        return ok(
-            "models", f"those of all spaces ({len(models)}) are on this machine" if models else "no space has one yet"
-        )
+    """Whether the spaces' models lie on this machine, and whether more could be fetched."""
+    cache = f"cache {found['cache']}{', offline' if offline else ''}"
     lines = "; ".join(f"{each['model']}: {each['problem']}" for each in found["problems"])
-    if offline:
-        return fail("models", f"HF_HUB_OFFLINE is set, and not here: {lines}", "copy the models into HF_HOME")
-    return warn(
-        "models", f"not on this machine yet: {lines}", "a worker fetches them at its start, if the hub can be reached"
-    )
+    if lines and offline:
+        return fail("models", f"{cache}; not here: {lines}", "copy the models into HF_HOME, or unset HF_HUB_OFFLINE")
+    if not offline and not found["cache_writable"]:
+        return (fail if lines else warn)(
+            "models",
+            f"this user may not write to the {cache}: no model can be fetched",
+            "set HF_HOME to a folder of its own",
+        )
+    if lines:
+        advice = "a worker fetches them at its start, if the hub can be reached"
+        return warn("models", f"{cache}; not on this machine yet: {lines}", advice)
+    here = f"those of all spaces ({len(models)}) are on this machine" if models else "no space has one yet"
+    return ok("models", f"{here}; {cache}")

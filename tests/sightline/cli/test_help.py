@@ -42,12 +42,7 @@ DESIGNED = [
 
 def test_the_commands_of_the_design_are_there() -> None:
     assert {f"sightline {name}" for name in DESIGNED} <= set(COMMANDS)
-    assert {name for name in COMMANDS if name.startswith("sightline space ")} == {
-        "sightline space create",
-        "sightline space alias",
-        "sightline space index",
-        "sightline space import",
-    }
+    assert {f"sightline space {name}" for name in ("create", "alias", "index", "import")} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

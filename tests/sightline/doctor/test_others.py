@@ -147,8 +147,12 @@ def test_models_that_are_not_on_this_machine_are_found() -> None:
     assert found["models"].state == "warn"
     assert "example/not-there" in found["models"].found
     assert "bundled" not in found["models"].found.partition("example")[0]
-    problem = {"problems": [{"model": "example/not-there", "problem": "not in the local cache"}]}
-    assert check_cache(problem, models, offline=True).state == "fail"
+    problems = [{"model": "example/not-there", "problem": "not in the local cache"}]
+    state = {"problems": problems, "cache": "/cache", "cache_writable": True}
+    assert check_cache(state, models, offline=True).state == "fail"
+    assert check_cache(state | {"cache_writable": False}, models, offline=False).state == "fail"
+    assert check_cache(state | {"cache_writable": False, "problems": []}, models, offline=False).state == "warn"
+    assert check_cache(state | {"cache_writable": False, "problems": []}, models, offline=True).state == "ok"
 
 
 def test_a_gpu_that_is_wanted_and_not_there_is_found() -> None:

@@ -10,9 +10,10 @@ from typing import TypeVar
 import psycopg
 from psycopg.types.json import Jsonb
 
+from sightline.content import Prepared, Stored, prepare
 from sightline.database import Database, LentConnection
 from sightline.errors import SightlineError, UsageError
-from sightline.item import Found, Ingestible, Item, Prepared, Stored, expand, is_folder, is_storable, prepare, walk
+from sightline.item import Found, Ingestible, Item, expand, is_folder, is_storable, walk
 from sightline.job import Job
 from sightline.progress import progress_bar
 from sightline.settings import Settings

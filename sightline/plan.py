@@ -9,9 +9,10 @@ from pathlib import Path
 import psycopg
 from psycopg.types.json import Jsonb
 
+from sightline.content import Prepared
 from sightline.database import Database
 from sightline.ingest import BATCH_ITEMS, batches, check_collection, count_items, prepare_stream
-from sightline.item import Ingestible, Prepared, expand
+from sightline.item import Ingestible, expand
 from sightline.progress import progress_bar
 from sightline.settings import Settings
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from sightline.content import prepare
 from sightline.errors import CallFailed, UsageError
-from sightline.item import Found, Item, prepare, printable
+from sightline.item import Found, Item, printable
 from sightline.results import Space
 from sightline.settings import Settings
 

@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sightline.item import kind_of, path_of_uri
+from sightline.content import kind_of
+from sightline.item import path_of_uri
 from workers.errors import (
     NotARegularFile,
     NotFound,

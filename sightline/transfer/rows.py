@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from sightline.content import source_tag
 from sightline.errors import UsageError
-from sightline.item import MAX_EXTERNAL_ID, is_storable, path_of_uri, printable, root_name, source_tag
+from sightline.item import MAX_EXTERNAL_ID, is_storable, path_of_uri, printable, root_name
 from sightline.transfer.columns import EXPORT_COLUMNS
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)

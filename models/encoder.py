@@ -11,6 +11,7 @@ from models.checkpoint import bundled_model
 from models.device import DTYPES, pick_device, pick_dtype
 from models.errors import BrokenCheckpoint, NonFiniteVectors, NoTextTower
 from models.families import Network
+from models.files import state_of
 from models.passport import Passport
 from models.pipeline import Pipeline, open_pipeline
 from models.pixels import PixelBatch
@@ -133,8 +134,14 @@ def load_encoder(model: str, revision: str | None = None, device: str = "auto", 
     number_format = pick_dtype(dtype, target)
     pipeline = open_pipeline(model, revision)
     checkpoint = pipeline.checkpoint
+    before = state_of(checkpoint.folder)
     network = pipeline.family.load(checkpoint, pipeline.config, target, DTYPES[number_format])
     encoder = Encoder(pipeline, network, pipeline.passport(number_format), target)
+    if state_of(checkpoint.folder) != before:
+        raise BrokenCheckpoint(
+            f"the files of {checkpoint.model} changed while they were loaded, so that weights and passport may not "
+            f"belong together; load it again once they are all there"
+        )
     _try_out(encoder)
     return encoder
 

@@ -44,6 +44,12 @@ class Checkpoint:
         return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in digests).encode()).hexdigest()
 
 
+def state_of(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """What changes when somebody writes to a file of a folder: name, size, time and inode of each."""
+    files = sorted((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
+    return tuple((name, found.st_size, found.st_mtime_ns, found.st_ino) for name, found in files)
+
+
 def read_json(path: Path, name: str) -> dict[str, Any]:
     """The object in a JSON file of the checkpoint called `name`.
 

@@ -174,3 +174,6 @@ where state = 'queued' and queue = %(queue)s and published_at < clock_timestamp(
 -- name: forget_workers
 delete from sightline.worker w where w.seen_at < clock_timestamp() - interval '1 day'
 and not exists (select from sightline.chunk c where c.state = 'running' and c.worker_id = w.worker_id)
+
+-- name: passport_differences
+select sightline.passport_differences(%(stored)s, %(given)s, 'in the space', 'in the model') as differences

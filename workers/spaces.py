@@ -7,13 +7,15 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
+from psycopg.types.json import Jsonb
 
 from models.encoder import Encoder, load_encoder
 from models.errors import ModelError
-from models.passport import Passport
+from models.files import state_of
 from workers.database import Pool
 from workers.engine import Engine
 from workers.queries import query
@@ -22,6 +24,10 @@ log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 60.0
 """A space that could not be served is tried again when work comes for it, after this long."""
+
+
+_Key = tuple[str, str | None, Any]
+"""A model: name or folder, revision, and the state of the folder's files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,8 @@ class Spaces:
         self._spaces: dict[int, Future[Served]] = {}
         self._refused_at: dict[int, float] = {}
         self._states: dict[int, dict[str, Any]] = {}
-        self._engines: dict[tuple[str, str | None], tuple[Encoder, Engine]] = {}
+        self._engines: dict[_Key, tuple[Encoder, Engine]] = {}
+        self._used: dict[int, _Key] = {}
 
     def load_all(self) -> list[Future[Served]]:
         """Start loading the models of all spaces that the queues serve. Refused ones are logged."""
@@ -113,8 +120,7 @@ class Spaces:
             if row["model"] is None:
                 raise SpaceRefused(f"there is no space of id {space_id}")
             self._note(space_id, row, "loading", None)
-            encoder, engine = self._open(row)
-            _check_passport(row, encoder)
+            encoder, engine = self._open(space_id, row)
         except BaseException as error:
             known = isinstance(error, SpaceRefused | ModelError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
@@ -128,38 +134,48 @@ class Spaces:
                  seconds=round(time.monotonic() - began, 2))  # fmt: skip
         return Served(space_id, row["name"], tuple(row["modalities"]), encoder, engine)
 
-    def _open(self, row: dict[str, Any]) -> tuple[Encoder, Engine]:
+    def _open(self, space_id: int, row: dict[str, Any]) -> tuple[Encoder, Engine]:
         """The encoder of a space; two spaces of one model share it. Runs in the loader's one thread."""
         source = row["passport"].get("source")
         model = row["model"] if source in (None, "hub", "bundled") else source
-        key = (model, row["revision"])
+        # A folder that changed is another model: spaces that were loaded before go on with what they have in memory.
+        key = (model, row["revision"], state_of(Path(model)) if Path(model).is_dir() else None)
         if key not in self._engines:
             encoder = load_encoder(model, revision=row["revision"], device=self._device)
             self._engines[key] = encoder, Engine(encoder, row["name"])
-        return self._engines[key]
+        encoder, engine = self._engines[key]
+        try:
+            self._check_passport(row, encoder, model)
+        except SpaceRefused:
+            if key not in self._used.values():
+                del self._engines[key]
+                engine.close()
+            raise
+        self._used[space_id] = key
+        return encoder, engine
+
+    def _check_passport(self, row: dict[str, Any], encoder: Encoder, source: str) -> None:
+        """Vectors of another model than the space's must never get into it. Raises SpaceRefused with what differs."""
+        if not row["passport"].get("weights"):
+            raise SpaceRefused("it was made without the passport of a model; make it with `sightline space create`")
+        lacking = [modality for modality in row["modalities"] if modality not in encoder.modalities]
+        if lacking:
+            raise SpaceRefused(
+                f"it takes {' and '.join(lacking)} items, which {row['model']} does not encode; create it with "
+                f"`sightline space create`, or with modalities => '{{{','.join(encoder.modalities)}}}'"
+            )
+        given = {"stored": Jsonb(row["passport"]), "given": Jsonb(encoder.passport.to_dict())}
+        with self._pool.connection() as connection:
+            found = connection.execute(query("passport_differences"), given).fetchone()
+        differing = found["differences"] if found is not None else "no answer"
+        if not differing and encoder.dim != row["dim"]:
+            differing = f"dimension: {row['dim']} in the space, {encoder.dim} in the model"
+        if differing:
+            raise SpaceRefused(
+                f"its passport differs from that of {source} here: {differing}. Bring back the model that it was made "
+                f"with, or create another space for this one"
+            )
 
     def _note(self, space_id: int, row: dict[str, Any], state: str, detail: str | None) -> None:
         with self._lock:
             self._states[space_id] = {"space": row["name"], "model": row["model"], "state": state, "detail": detail}
-
-
-def _check_passport(row: dict[str, Any], encoder: Encoder) -> None:
-    """Vectors of another model than the space's must never get into it. Raises SpaceRefused with the fields."""
-    if encoder.dim != row["dim"]:
-        raise SpaceRefused(f"its vectors have {row['dim']} dimensions, those of {row['model']} here have {encoder.dim}")
-    try:
-        stored = Passport.from_dict(row["passport"])
-    except ValueError as error:
-        raise SpaceRefused(str(error)) from error
-    lacking = [modality for modality in row["modalities"] if modality not in encoder.modalities]
-    if lacking:
-        raise SpaceRefused(
-            f"it takes {' and '.join(lacking)} items, which {row['model']} does not encode; create it with `sightline "
-            f"space create`, or with modalities => '{{{','.join(encoder.modalities)}}}'"
-        )
-    differing = encoder.passport.differences(stored)
-    if differing:
-        stated = "; ".join(
-            f"{name}: {getattr(stored, name)} stored, {getattr(encoder.passport, name)} here" for name in differing
-        )
-        raise SpaceRefused(f"its passport differs from the model's ({stated})")

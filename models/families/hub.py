@@ -145,7 +145,12 @@ def load_module(
             f"{name} lacks {len(missing)} weights that its config.json calls for, such as {missing[0]}; "
             f"fetch or convert it again"
         )
-    return module.eval().requires_grad_(False).to(device)
+    module = module.eval().requires_grad_(False).to(device)
+    for weight in (*module.parameters(), *module.buffers()):
+        if weight.device.type == "cpu":
+            # A map of the file until here: who overwrites it would change the vectors of a running worker, or kill it.
+            weight.data = weight.data.clone()
+    return module
 
 
 def pooled(output: Any) -> torch.Tensor:

@@ -11,6 +11,8 @@ from transformers import AutoTokenizer
 
 from models.encoder import Encoder, load_encoder
 from models.errors import BrokenCheckpoint, DeviceUnavailable, InvalidInput, NonFiniteVectors
+from models.passport import Passport
+from models.pipeline import Pipeline
 from tests.models.tiny_checkpoints import (
     CONTEXT,
     DIM,
@@ -224,4 +226,33 @@ def test_cut_off_weights_are_refused(clip: Path, tmp_path: Path) -> None:
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(BrokenCheckpoint, match="the weights of cut cannot be loaded"):
+        load_encoder(str(folder), device="cpu")
+
+
+def test_a_loaded_model_does_not_change_with_its_files(clip: Path, tmp_path: Path) -> None:
+    """Weights of safetensors are a map of the file: written over in place, they once changed under a running worker."""
+    folder = copy_of(clip, tmp_path / "changing")
+    encoder = load_encoder(str(folder), device="cpu")
+    before = texts_of(encoder, TEXTS)
+    other = (build_clip(tmp_path / "other", seed=7) / "model.safetensors").read_bytes()
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.write(other)
+    assert np.array_equal(texts_of(encoder, TEXTS), before)
+    (folder / "model.safetensors").write_bytes(b"")  # an access to the map would end the process here
+    assert np.array_equal(texts_of(encoder, TEXTS), before)
+
+
+def test_a_model_that_changes_while_it_is_loaded_is_refused(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_of(clip, tmp_path / "changing")
+    other = (build_clip(tmp_path / "other", seed=7) / "model.safetensors").read_bytes()
+    digest = Pipeline.passport
+
+    def overtaken(pipeline: Pipeline, dtype: str) -> Passport:
+        (folder / "model.safetensors").write_bytes(other)  # between reading the weights and their digest
+        return digest(pipeline, dtype)
+
+    monkeypatch.setattr(Pipeline, "passport", overtaken)
+    with pytest.raises(BrokenCheckpoint, match="the files of changing changed while they were loaded"):
         load_encoder(str(folder), device="cpu")

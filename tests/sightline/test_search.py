@@ -293,7 +293,7 @@ def test_an_alias_moves_to_a_space_of_another_dimension(connection: psycopg.Conn
 
 def test_a_space_with_another_passport_is_refused(connection: psycopg.Connection) -> None:
     with pytest.raises(
-        psycopg.errors.DuplicateObject, match=r'space "toy" exists with another passport .*dimension: 32 here, 8 given'
+        psycopg.errors.DuplicateObject, match=r'space "toy" exists with another passport .*dimension: 32 there, 8 given'
     ):
         connection.execute("select sightline.create_space('toy', 'points', 8)")
 

@@ -199,7 +199,7 @@ def test_a_space_of_another_model_is_refused_by_name(
     job = client.ingest([{"text": "a foreign one"}], collection="foreign", space="foreign")
     event = worker.wait_for("space_refused")[0]
     assert event["space"] == "foreign"
-    assert "weights: 0000" in event["reason"]
+    assert "weights (sha256): 000000000000 of" in event["reason"]
 
     def shown() -> list[Any]:
         states = connection.execute("select models from sightline.worker where stopped_at is null").fetchall()[-1][0]

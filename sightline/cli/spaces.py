@@ -52,7 +52,8 @@ def create(
     Example: sightline space create clip_b32 --model openai/clip-vit-base-patch32
     """
     with Sightline() as client:
-        create_space(client.database, name, model, revision=revision, pool=pool, alias=alias)
+        with err.status(f"looking at {model} ..."):
+            create_space(client.database, name, model, revision=revision, pool=pool, alias=alias)
         made = client.space(name)
     if as_json:
         print_json(made)

@@ -228,7 +228,7 @@ def test_a_bad_setting(given: Cli, name: str, value: str, words: str) -> None:
     one_line(given("jobs", **{name: value}), 3, words)
 
 
-def test_a_home_that_is_another_users(cli: Cli, tmp_path: Path) -> None:
+def test_a_home_that_is_a_file(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     one_line(cli("jobs", home=file), 3, "no embedded stack runs")

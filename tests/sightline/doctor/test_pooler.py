@@ -12,8 +12,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
+from sightline.doctor import examine
 from sightline.doctor.pooler import check_pooler, pooling_mode
+from sightline.settings import Settings
 from tests.workers.processes import until
 
 PGBOUNCER = shutil.which("pgbouncer")
@@ -88,6 +91,18 @@ def test_transactions_on_servers_taken_in_turn_are_told_too(bouncer: Bouncer) ->
         one.execute("select")
         two.execute("select")
     assert pooling_mode(url) == "transaction"
+
+
+@needs_pgbouncer
+def test_everything_else_is_looked_at_through_a_pooler_too(bouncer: Bouncer, redis_url: str) -> None:
+    settings = Settings(database_url=SecretStr(bouncer("transaction")), redis_url=SecretStr(redis_url))
+    found = {}
+    for check in examine(settings):
+        found[check.name] = check.state
+        if check.name == "clocks":
+            break  # what comes after does not ask the database
+    assert {name for name, state in found.items() if state != "ok"} == {"pooler", "workers"}
+    assert len(found) > 15
 
 
 @needs_pgbouncer

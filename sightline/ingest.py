@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from sightline.content import Prepared, Stored, prepare
 from sightline.database import Database, LentConnection
-from sightline.errors import SightlineError, UsageError
+from sightline.errors import JobFailed, RequestRefused, SightlineError, UsageError
 from sightline.item import Found, Ingestible, Item, expand, is_folder, is_storable, walk
 from sightline.job import Job
 from sightline.progress import progress_bar
@@ -66,6 +66,10 @@ class Ingest:
                     advance(len(batch))
         except BaseException as error:
             self._sealbatches(error)
+            if isinstance(error, RequestRefused) and (now := self._job().progress()).state.startswith("cancel"):
+                raise JobFailed(
+                    f"job {self._job_id} was {now.error}: {now.submitted:,} items were submitted before"
+                ) from error
             if isinstance(error, SightlineError):
                 raise type(error)(f"{error} (job {self._job_id} goes on with what was submitted)") from error
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from sightline.client import Sightline
 from sightline.errors import JobFailed, RequestRefused
+from sightline.item import Item
 from tests.sightline.test_ledger import WORKER, beat, claim, take
 
 
@@ -109,6 +111,21 @@ def test_a_cancelled_job_takes_no_more_items(connection: psycopg.Connection) -> 
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
         connection.execute('select sightline.add_items(%s, \'[{"text": "b"}]\')', (job,))
     assert progress(connection, job) == ("cancelled", 1, 0, 0, 0, 1, 0)
+
+
+def test_whoever_still_submits_to_a_cancelled_job_is_told(connection: psycopg.Connection, client: Sightline) -> None:
+    def stream() -> Iterator[Item]:
+        for n in range(2000):
+            if n == 1000:  # the first batch is in by now
+                connection.execute("select sightline.cancel(max(job_id)) from sightline.job")
+            yield Item(text=f"text {n}", external_id=str(n))
+
+    with pytest.raises(JobFailed, match=r"job \d+ was cancelled by \w+: 512 items were submitted"):
+        client.ingest(stream(), collection="c")
+    state, submitted, *_, cancelled, pending = progress(
+        connection, connection.execute("select max(job_id) from sightline.job").fetchone()[0]
+    )
+    assert (state, submitted, cancelled, pending) == ("cancelled", 512, 512, 0)
 
 
 def test_cancelling_what_is_over_changes_nothing(connection: psycopg.Connection, client: Sightline) -> None:

@@ -19,6 +19,7 @@ lint: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks.main_job
+	$(BIN)/python -m benchmarks.ingest_latency --check
 
 fuzz: .venv/.dev
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -X faulthandler -m pytest -q -s -x tests/workers/test_images_fuzz.py

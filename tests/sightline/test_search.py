@@ -67,6 +67,23 @@ def test_a_filter_on_a_joined_table_keeps_the_index(connection: psycopg.Connecti
     assert "Index Scan using toy_image_hnsw" in plan
 
 
+def test_a_query_vector_from_a_subquery_joined_with_a_table_of_ones_own_keeps_the_index(
+    connection: psycopg.Connection,
+) -> None:
+    connection.execute("create table if not exists catalogue (photo text primary key, stock int)")
+    connection.execute(
+        "insert into catalogue select external_id, item_id % 3 from sightline.toy_image on conflict do nothing"
+    )
+    connection.execute("analyze catalogue")
+    plan = explain(
+        connection,
+        "select c.stock, v.embedding <=> (select embedding from sightline.current_image where external_id = 'image-7') as distance "
+        "from sightline.current_image v join catalogue c on c.photo = v.external_id "
+        "where v.collection_id = (select collection_id from sightline.collection where name = 'points') and c.stock > 0 order by distance limit 10",
+    )
+    assert "Index Scan using toy_image_hnsw" in plan
+
+
 def test_a_generic_prepared_plan_keeps_the_index(connection: psycopg.Connection) -> None:
     connection.execute("set plan_cache_mode = force_generic_plan")
     connection.execute(

@@ -142,7 +142,7 @@ class Calls:
         except binascii.Error as error:
             raise InvalidInput(f"{name}: image is not base64: {error}") from error
         with self._ingress.decoded(data, name) as decoded:
-            return kind, served.encoder.prepare_image(decoded.pixels)
+            return kind, decoded.prepared_by(served.encoder.prepare_image)
 
 
 def _error(error_class: str, message: str, item: int | None) -> dict[str, Any]:

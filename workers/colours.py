@@ -32,8 +32,12 @@ def upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
     return pixels if turn is None else pixels.transpose(turn)
 
 
-def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Any mode to RGB; what had to be ignored is added to `notes`."""
+Conversion = ImageCms.ImageCmsTransform
+"""From the RGB of some profile to sRGB."""
+
+
+def to_rgb(image: Image.Image, notes: list[str]) -> tuple[Image.Image, Conversion | None]:
+    """Any mode to RGB, and the conversion to sRGB that is still to be done; what had to be ignored goes to `notes`."""
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
         image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for one of Adobe's, which hold inverted inks
@@ -44,27 +48,33 @@ def to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     grey = image.mode in ("1", "L", "LA", "La")
     image = image.convert("RGBA")
     alpha = image.getchannel("A")
-    rgb = _opaque(image.convert("L" if grey else "RGB"), profile, notes)
-    white = Image.new("RGB", rgb.size, "white")
+    rgb, conversion = _opaque(image.convert("L" if grey else "RGB"), profile, notes)
+    white = Image.new("RGB", rgb.size, "white")  # which is white in every profile
     white.paste(rgb, mask=alpha)
-    return white
+    return white, conversion
 
 
-def _opaque(image: Image.Image, profile: object, notes: list[str]) -> Image.Image:
+def convert(pixels: np.ndarray, conversion: Conversion) -> np.ndarray:
+    """uint8 (height, width, 3) to sRGB."""
+    return np.asarray(conversion.apply(Image.fromarray(pixels)))
+
+
+def _opaque(image: Image.Image, profile: object, notes: list[str]) -> tuple[Image.Image, Conversion | None]:
     if image.mode not in _SPACES:
         image = image.convert("L" if image.mode == "1" else "RGB")
+    conversion = None
     if isinstance(profile, bytes) and profile:
         try:
-            transform = _to_srgb(profile, image.mode)
-            if transform is not None:
-                image = transform.apply(image)
+            conversion = _to_srgb(profile, image.mode)
         except BadProfile as error:
             notes.append(str(error))
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "RGB":
+        return image, conversion
+    return (image.convert("RGB") if conversion is None else conversion.apply(image)), None
 
 
 @lru_cache(maxsize=16)
-def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+def _to_srgb(profile: bytes, mode: str) -> Conversion | None:
     """The conversion from a profile; None if it is sRGB as far as the eye can tell.
 
     Raises:

@@ -196,7 +196,7 @@ class EncodeWork:
             raise SourceUnavailable(f"{item.external_id}: its uploaded content is gone")
         with self._ingress.decoded(data, item.external_id) as image:
             item.note = "; ".join(image.notes) or None
-            return served.encoder.prepare_image(image.pixels)
+            return image.prepared_by(served.encoder.prepare_image)
 
 
 def _each(executor: Executor, step: Any, items: Sequence[Item]) -> list[Any]:

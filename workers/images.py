@@ -9,11 +9,12 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from workers.colours import to_rgb, upright
+from workers.colours import Conversion, convert, to_rgb, upright
 from workers.errors import (
     BrokenImage,
     DecodeTimeout,
@@ -43,15 +44,35 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False  # half a picture is a failure, not a gr
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An image as a model sees it.
+    """An image as a model sees it, but for its colour profile.
 
     Args:
-        pixels: uint8 (height, width, 3), sRGB, read-only.
+        raw: uint8 (height, width, 3), RGB, read-only.
+        conversion: of these colours to sRGB; None if they are sRGB.
         notes: what of the file the pixels do not show, in words for the user.
     """
 
-    pixels: np.ndarray
+    raw: np.ndarray
+    conversion: Conversion | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """uint8 (height, width, 3), sRGB."""
+        return self.raw if self.conversion is None else convert(self.raw, self.conversion)
+
+    def prepared_by(self, prepare: Callable[[np.ndarray], Any]) -> Any:
+        """What a model's preparation makes of the image.
+
+        Converting the 12 million pixels of a telephone takes three times as long as decoding them, so it is done on
+        what is left of them, if that still is an image.
+        """
+        if self.conversion is None:
+            return prepare(self.raw)
+        ready = prepare(self.raw)
+        if isinstance(ready, np.ndarray) and ready.dtype == np.uint8 and ready.ndim == 3 and ready.shape[2] == 3:
+            return convert(ready, self.conversion)
+        return prepare(self.pixels)
 
 
 def limit_pixels(max_pixels: int) -> None:
@@ -76,8 +97,8 @@ def decode_image(
         make_room: called with the number of pixels before memory is taken for them.
 
     Returns:
-        The pixels: upright by EXIF orientation, colours converted from the file's profile to sRGB, transparency laid
-        over white, the first frame of an animation.
+        The image: upright by EXIF orientation, transparency laid over white, the first frame of an animation; with the
+        conversion from the file's colour profile to sRGB.
 
     Raises:
         ItemError: EmptyFile, NotAnImage, TruncatedImage, BrokenImage, TooManyPixels, DecompressionBomb, DecodeTimeout
@@ -103,8 +124,8 @@ def _decode(data: bytes, name: str, max_pixels: int, make_room: Callable[[int], 
         make_room(pixels)
         image.load()
         notes: list[str] = []
-        rgb = np.asarray(upright(to_rgb(image, notes), image))
-        return Decoded(rgb, (*_unseen(image), *notes))
+        rgb, conversion = to_rgb(image, notes)
+        return Decoded(np.asarray(upright(rgb, image)), conversion, (*_unseen(image), *notes))
 
 
 class _OutOfTime(Exception):

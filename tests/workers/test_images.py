@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
+import time
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.workers.mutations import data_folder
 from workers import images
-from workers.errors import BrokenImage, ItemError, NotAnImage, TooManyPixels, TruncatedImage
+from workers.errors import BrokenImage, DecodeTimeout, ItemError, NotAnImage, TooManyPixels, TruncatedImage
 from workers.images import limit_pixels
+from workers.room import Room
 
 LIMIT = 1_000_000
 RED = (200, 30, 40)
@@ -136,3 +140,55 @@ def test_random_damage_never_escapes() -> None:
                 continue
             assert pixels.dtype == np.uint8
             assert pixels.shape[2] == 3
+
+
+def test_colours_are_converted_after_the_preparation_or_before_it() -> None:
+    """A telephone's profile costs little where the preparation gives an image, and is not lost where it does not."""
+    rocket = (data_folder("skimage", "data") / "rocket.jpg").read_bytes()
+    decoded = images.decode_image(rocket, "rocket.jpg", LIMIT)
+    assert decoded.conversion is not None
+    whole = decoded.pixels.astype(int)
+    assert np.abs(whole - decoded.raw).mean() > 2
+    assert (decoded.prepared_by(lambda pixels: pixels) == whole).all()
+    half = decoded.prepared_by(
+        lambda pixels: np.asarray(Image.fromarray(pixels).resize((320, 213), Image.Resampling.BICUBIC))
+    )
+    before = np.asarray(Image.fromarray(decoded.pixels).resize((320, 213), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(half - before).mean() < 0.5
+    assert (decoded.prepared_by(lambda pixels: pixels.astype(np.float32)) == whole).all()
+
+
+def test_decoding_has_a_limit_of_computing_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "DECODE_SECONDS", 0.2)
+    comments = b"\xff\xd8" + b"\xff\xfe\0\2" * 5_000_000
+    began = time.thread_time()
+    with pytest.raises(DecodeTimeout, match=r"^a was given up after 0\.2 s"):
+        decode_image(comments, "a", LIMIT)
+    assert time.thread_time() - began < 2
+
+
+def test_large_images_wait_for_room_and_small_ones_do_not() -> None:
+    room = Room(100)
+    held, free = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def hold(name: str, pixels: int, until: threading.Event) -> None:
+        with room.hold(pixels):
+            order.append(name)
+            held.set()
+            until.wait(10)
+
+    first = threading.Thread(target=hold, args=("first", 70, free))
+    first.start()
+    assert held.wait(10)
+    second = threading.Thread(target=hold, args=("second", 40, free))
+    second.start()
+    with room.hold(25):
+        order.append("small")
+    with room.hold(30):
+        order.append("fits")
+    assert second.is_alive()
+    free.set()
+    first.join(10)
+    second.join(10)
+    assert order == ["first", "small", "fits", "second"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from sightline.item import Found, Item, prepare
+from sightline.settings import Settings
 from tests.workers.conftest import png
 from workers.errors import (
     ItemError,
@@ -37,7 +40,7 @@ def ingress(root: Path) -> Ingress:
 
 
 def test_a_file_under_a_root_is_read(ingress: Ingress, root: Path) -> None:
-    for name in ("plain.png", "with space & #1?.png", "ünïcode.png", "100%25.png"):
+    for name in ("plain.png", "with space & #1?.png", "ünïcode.png", "100%25.png", os.fsdecode(b"caf\xe9.png")):
         (root / name).write_bytes(png(1))
         assert ingress.read_uri((root / name).as_uri(), "a") == png(1)
 
@@ -109,12 +112,26 @@ def test_what_is_not_there_is_named(ingress: Ingress, root: Path) -> None:
             ingress.read_uri(f"file://{root}/{name}", "a")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_of_another_user_is_denied(ingress: Ingress, root: Path) -> None:
-    (root / "x.png").write_bytes(png(1))
-    (root / "x.png").chmod(0)
-    with pytest.raises(PermissionDenied):
-        ingress.read_uri((root / "x.png").as_uri(), "a")
+def test_a_file_of_another_user_is_denied() -> None:
+    """Root reads everything, so it does as nobody does."""
+    with tempfile.TemporaryDirectory(prefix="sightline-denied-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "x.png").write_bytes(png(1))
+        (folder / "x.png").chmod(0)
+        ingress = Ingress([folder], 10_000, 1_000_000, 100)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(PermissionDenied, match=r"^a: the worker may not read file:///.*x\.png$"):
+                ingress.read_uri((folder / "x.png").as_uri(), "a")
+            refused = prepare(Found(Item(path=folder / "x.png", external_id="a")), Settings()).spec["error"]
+        finally:
+            if root:
+                os.seteuid(0)
+    assert refused["class"] == "PermissionDenied"
+    assert refused["message"].endswith("x.png cannot be read by this user")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def of_the_worker() -> set[str]:
 
 
 def of_the_client() -> set[str]:
-    tree = ast.parse((ROOT / "sightline" / "item.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "sightline" / "content.py").read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     given = [call.args[{"_Unfit": 0, "_rejected": 1}[call.func.id]] for call in calls  # type: ignore[attr-defined]
              if call.func.id in ("_Unfit", "_rejected")]  # type: ignore[attr-defined]  # fmt: skip

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sightline.item import Found, Item, prepare
+from sightline.content import prepare
+from sightline.item import Found, Item
 from sightline.settings import Settings
 from tests.workers.conftest import png
 from workers.errors import (

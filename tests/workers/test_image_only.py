@@ -113,5 +113,5 @@ def test_creating_it_again_changes_nothing_even_if_it_was_stored_by_an_older_ver
         )
     create_space(client.database, "dino", str(model))
     other = load_encoder(str(model), device="cpu")
-    with pytest.raises(psycopg.errors.DuplicateObject, match=r"weights: .* here, other given"):
+    with pytest.raises(psycopg.errors.DuplicateObject, match=r"weights .* there, other of tiny-dino given"):
         make_space(database_url, "dino", other, weights="other")

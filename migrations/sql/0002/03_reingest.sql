@@ -223,7 +223,10 @@ begin
   ), clash as (
     select g.n, format('%s: the stored item of this id %s', g.external_id,
              case when i.modality <> g.modality then 'is of modality ' || i.modality else 'has another text' end) as message
-    from given g join sightline.item i on i.collection_id = g.collection_id and i.external_id = g.external_id
+    from given g
+    -- LIMIT, here and below, keeps it a look-up for each row: as a join the planner would read all items.
+    cross join lateral (select s.* from sightline.item s
+                        where s.collection_id = g.collection_id and s.external_id = g.external_id limit 1) i
     where i.modality <> g.modality or i.text is distinct from g.text
   ), removed as (
     delete from pg_temp.sightline_import f using clash where f.n = clash.n

@@ -36,7 +36,7 @@ class TextRules:
         pad_id: the id that the tower takes for padding. None: the tokenizer's, or the end token for "longest".
         lower: lower-case texts as the tokenizer declares.
         clean: what is done to a text before it is tokenised.
-        heed_tokenizer: whether what the tokenizer says of context length, side and mask counts.
+        heed_tokenizer: whether what the tokenizer says of context length and mask counts.
     """
 
     padding: Padding
@@ -171,7 +171,7 @@ def load_text(checkpoint: Checkpoint, rules: TextRules) -> TextPipeline:
     encode = lowering(tokenizer) if rules.lower else tokenizer.encode
     if rules.clean is not None:
         encode = _cleaning(encode, rules.clean)
-    seen = rules.padding == "context" and rules.heed_tokenizer  # then the tokenizer says where, and whether masked
+    seen = rules.padding == "context"  # then the tokenizer says on which side
     return TextPipeline(
         encode=encode,
         prefix=prefix,
@@ -179,9 +179,10 @@ def load_text(checkpoint: Checkpoint, rules: TextRules) -> TextPipeline:
         context_length=context_length,
         vocabulary=rules.vocabulary,
         pad_id=pad_id,
-        pad_to_context=rules.padding == "context",
+        pad_to_context=seen,
         pad_left=seen and own.padding_side == "left",
-        masked=rules.padding == "masked" or (seen and "attention_mask" in own.model_input_names),
+        masked=rules.padding == "masked"
+        or (seen and rules.heed_tokenizer and "attention_mask" in own.model_input_names),
         keep_end=own.truncation_side == "left",
         pooling=rules.pooling,
         digest=tokenizer.digest(encode),

@@ -37,12 +37,7 @@ _READ = {
                  "hf_proj_type"},
     "model_cfg": {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"},
 }  # fmt: skip
-_NEUTRAL: dict[str, Any] = {
-    "pos_embed_type": "learnable",
-    "pool_type": "tok",
-    "proj_type": "linear",
-    "text_arch": "clip",
-}
+_NEUTRAL = {"pos_embed_type": "learnable", "pool_type": "tok", "proj_type": "linear", "text_arch": "clip"}
 """Values of other keys that mean the architecture served; the rest mean it when they are false, empty or null."""
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _HUB_TOWERS = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel"}
@@ -105,7 +100,8 @@ def _refuse_unknown(name: str, model: Any, vision: Any, text: Any) -> None:
         raise UnsupportedModel(f"the vision tower of {name} is CLIP's ResNet, which is not served; use one with a ViT")
     for part, settings in (("model_cfg", model), ("vision_cfg", vision), ("text_cfg", text)):
         for key, value in settings.items():
-            if key not in _READ[part] | _IGNORED[part] and value and value != _NEUTRAL.get(key):
+            known = key in _READ[part] | _IGNORED[part] or key.startswith("timm_")  # there is no timm tower here
+            if not known and value and value != _NEUTRAL.get(key):
                 raise UnsupportedModel(
                     f"{name} has {key} {value!r} in {part} of {OPEN_CLIP_CONFIG}, which is not served"
                 )
@@ -157,6 +153,7 @@ def _own_text(name: str, text: Any, activation: str, dim: int) -> tuple[Any, str
         projection_dim=dim,
         hidden_act=activation,
         layer_norm_eps=_eps(name, text),
+        bos_token_id=None,
         eos_token_id=2 if pooling == "argmax" else int(text["eos_id"]),
     )
     return config, f"{'CLIP' if pooling == 'argmax' else 'MetaClip2'}TextModelWithProjection"

@@ -14,12 +14,12 @@ from models.encoder import load_encoder
 from models.errors import BrokenCheckpoint, MissingLibrary, ModelNotFound, UnsafeCheckpoint, UnsupportedModel
 from models.pipeline import open_pipeline
 from models.scenes.card import digests
+from tests.models.families.builders import own_texts
 from tests.models.tiny_checkpoints import (
     CORPUS,
     SIDE,
     build_sentencepiece_siglip,
     copy_of,
-    own_texts,
     save_siglip,
     unit,
 )

@@ -15,7 +15,7 @@ from models.scenes.sample import sample_scene
 from models.scorer import DualEncoderScorer
 from tests.kit.encoder import EncoderKit
 from tests.kit.scorer import ScorerKit
-from tests.models.tiny_checkpoints import own_images, own_texts
+from tests.models.families.builders import own_images, own_texts
 
 
 class OwnReference:

@@ -13,6 +13,7 @@ from models.encoder import Encoder, load_encoder
 from models.errors import BrokenCheckpoint, DeviceUnavailable, InvalidInput, NonFiniteVectors
 from models.passport import Passport
 from models.pipeline import Pipeline
+from tests.models.families.builders import own_images, own_texts
 from tests.models.tiny_checkpoints import (
     CONTEXT,
     DIM,
@@ -20,8 +21,6 @@ from tests.models.tiny_checkpoints import (
     build_clip,
     build_siglip,
     copy_of,
-    own_images,
-    own_texts,
     unit,
 )
 

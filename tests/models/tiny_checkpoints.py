@@ -1,10 +1,9 @@
-"""Small random checkpoints in the formats of the hub, and what transformers itself computes with them."""
+"""Small random checkpoints of CLIP and SigLIP in the format of the hub."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
-    AutoTokenizer,
     CLIPConfig,
     CLIPModel,
     CLIPTokenizer,
@@ -133,27 +131,6 @@ def build_sentencepiece_siglip(folder: Path) -> Path:
         vocab_file=str(folder / "spiece.model"), model_input_names=["input_ids"], model_max_length=CONTEXT
     ).save_pretrained(folder)
     return folder
-
-
-def own_images(folder: Path, images: Sequence[np.ndarray]) -> np.ndarray:
-    """Image vectors by transformers' own processor and model."""
-    clip = json.loads((folder / "config.json").read_text())["model_type"] == "clip"
-    processor = (CLIPImageProcessorPil if clip else SiglipImageProcessorPil).from_pretrained(folder)
-    model = (CLIPModel if clip else SiglipModel).from_pretrained(folder).eval()
-    with torch.inference_mode():
-        pixels = processor(list(images), return_tensors="pt", input_data_format="channels_last")["pixel_values"]
-        return model.get_image_features(pixel_values=pixels).pooler_output.numpy()
-
-
-def own_texts(folder: Path, texts: Sequence[str]) -> np.ndarray:
-    """Text vectors by transformers' own tokenizer and model, padded as its documentation says for each kind."""
-    clip = json.loads((folder / "config.json").read_text())["model_type"] == "clip"
-    model = (CLIPModel if clip else SiglipModel).from_pretrained(folder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    padding = "longest" if clip else "max_length"
-    ids = tokenizer(list(texts), padding=padding, truncation=True, max_length=CONTEXT, return_tensors="pt")
-    with torch.inference_mode():
-        return model.get_text_features(**ids).pooler_output.numpy()
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

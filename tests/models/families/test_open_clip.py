@@ -17,7 +17,7 @@ from models.pipeline import open_pipeline
 from tests.models.families.builders import CHINESE
 from tests.models.families.open_clip import Reference, build, own_images, own_texts
 from tests.models.test_encoder import TEXTS, assert_same, images_of, texts_of
-from tests.models.tiny_checkpoints import CONTEXT, copy_of
+from tests.models.tiny_checkpoints import CONTEXT, copy_of, unit
 
 WORDS = [*TEXTS, *CHINESE, "Caf\u00c3\u00a9 &amp;amp; \u201cbar\u201d", "don\u2019t  \uff21 &lt;b&gt;"]
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -185,6 +185,28 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(copied: Path, edi
     save_file(weights, copied / "open_clip_model.safetensors")
     with pytest.raises(BrokenCheckpoint, match=message):
         load_encoder(str(copied), device="cpu")
+
+
+@pytest.mark.parametrize("hub", [False, True])
+def test_number_formats_of_weights_and_forward_are_apart(hub: bool, tmp_path: Path, pictures: list[np.ndarray]) -> None:
+    """Checkpoints are often saved in half precision; the forward is in the format that was asked for."""
+    folder, model = build(tmp_path / "half", hub=hub)
+    weights = load_file(folder / "open_clip_model.safetensors")
+    save_file({key: value.half() for key, value in weights.items()}, folder / "open_clip_model.safetensors")
+    for dtype, closeness in (("float32", 0.99999), ("bfloat16", 0.999)):
+        encoder = load_encoder(str(folder), device="cpu", dtype=dtype)
+        assert {str(weight.dtype) for weight in encoder._network.module.parameters()} == {f"torch.{dtype}"}
+        for ours, exact in (
+            (images_of(encoder, pictures), own_images(model, pictures)),
+            (texts_of(encoder, WORDS), own_texts(folder, model, WORDS)),
+        ):
+            assert (unit(ours) * unit(exact)).sum(axis=1).min() > closeness
+
+
+def test_keys_of_a_tower_that_is_not_there_mean_nothing(copied: Path) -> None:
+    before = open_pipeline(str(copied)).passport("float32")
+    settings(copied, "vision_cfg", timm_pool="avg", timm_model_name="", patch_dropout=0.5, attn_pooler_heads=8)
+    assert open_pipeline(str(copied)).passport("float32").differences(before) == []
 
 
 def test_pickled_weights_are_refused(copied: Path) -> None:

@@ -347,7 +347,7 @@ def test_one_candidate_of_nan_leaves_the_others_their_scores(tmp_path: Path) -> 
     before = score_each(scorer, "a photo", candidates)
     (row,) = set(encoder.prepare_text("x").ids) - set(encoder.prepare_text("a photo the cat red cube").ids)
     with torch.no_grad():
-        encoder._network.text_model.embeddings.token_embedding.weight[row] = float("nan")
+        encoder._network.module.text_model.embeddings.token_embedding.weight[row] = float("nan")
     after = score_each(scorer, "a photo", candidates)
     assert np.abs(np.subtract(after[:2], before[:2])).max() < 1e-6
     assert isinstance(after[2], NonFinite)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.encoder import Encoder, load_encoder
+from models.encoder import Encoder, bundled_model, load_encoder
 from models.scenes.captions import caption
 from models.scenes.render import render_array
 from models.scenes.sample import sample_scene
@@ -21,14 +21,14 @@ from tests.models.families.builders import own_images, own_texts
 class OwnReference:
     """transformers' own processor, tokenizer and model on a checkpoint."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, context: int = CONTEXT) -> None:
+        self._folder, self._context = folder, context
 
     def images(self, images: Sequence[np.ndarray]) -> np.ndarray:
         return own_images(self._folder, images)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        return own_texts(self._folder, texts)
+        return own_texts(self._folder, texts, self._context)
 
 
 class TestTinyClip(EncoderKit):
@@ -55,6 +55,10 @@ class TestBundledEncoder(EncoderKit):
     @pytest.fixture
     def load(self) -> Callable[[], Encoder]:
         return lambda: load_encoder("bundled", device="cpu")
+
+    @pytest.fixture
+    def reference(self, encoder: Encoder) -> OwnReference:
+        return OwnReference(bundled_model(), encoder.context_length)
 
 
 class TestDualEncoderScorer(ScorerKit):

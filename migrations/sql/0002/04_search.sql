@@ -18,9 +18,9 @@ set hnsw.ef_search = 100
 as $$
 declare
   exact_max_rows constant int := 50000;
-  read_rows text;   -- the statement that reads rows in order, and
-  rows_read int;    -- how many there were
-  wanted int;       -- how many it was to read
+  read_rows text;   -- the statement that reads rows in order
+  wanted int;       -- how many it is to read
+  rows_read int;    -- how many it found
   found_rows jsonb;
   n int;
   source text;      -- view and conditions

@@ -16,6 +16,7 @@ from models.scorer import DualEncoderScorer
 from tests.kit.encoder import EncoderKit
 from tests.kit.scorer import ScorerKit
 from tests.models.families.builders import own_images, own_texts
+from tests.models.tiny_checkpoints import CONTEXT
 
 
 class OwnReference:

@@ -154,17 +154,20 @@ def own_images(folder: Path, images: Sequence[np.ndarray]) -> np.ndarray:
     """Image vectors by transformers' own processor and model, all in one batch."""
     named = json.loads((folder / "preprocessor_config.json").read_text())["image_processor_type"]
     processor = PROCESSORS[named.removesuffix("ImageProcessor")].from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder).eval()
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     batch = processor(list(images), return_tensors="pt", input_data_format="channels_last")
     with torch.inference_mode():
         found = model.get_image_features(**batch) if hasattr(model, "get_image_features") else model(**batch)
     return found.pooler_output.flatten(1).numpy()
 
 
-def own_texts(folder: Path, texts: Sequence[str]) -> np.ndarray:
+def own_texts(folder: Path, texts: Sequence[str], context: int = CONTEXT) -> np.ndarray:
     """Text vectors by transformers' own tokenizer and model, padded as the documentation of each says."""
     padding = "max_length" if "siglip" in json.loads((folder / "config.json").read_text())["model_type"] else "longest"
-    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    batch = tokenizer(list(texts), padding=padding, truncation=True, max_length=CONTEXT, return_tensors="pt")
+    model, tokenizer = (
+        AutoModel.from_pretrained(folder, dtype=torch.float32).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    batch = tokenizer(list(texts), padding=padding, truncation=True, max_length=context, return_tensors="pt")
     with torch.inference_mode():
         return model.get_text_features(**batch).pooler_output.numpy()

@@ -12,7 +12,7 @@ from .vocabulary import BACKGROUNDS, COLOURS, SHAPES, SIZES, STYLES, TEXTURES, W
 _COUNTS = (len(SHAPES), len(COLOURS), len(SIZES), len(TEXTURES))
 _PAIRS = ((0, 1), (0, 2), (0, 3), (1, 3), (1, 2))
 """Pairs of attributes (of shape, colour, size, texture) whose joint presence an embedding must tell."""
-_SCENE_CLASSES = (6, len(BACKGROUNDS), len(WORDS) + 1, len(STYLES) + 1)
+SCENE_CLASSES = (6, len(BACKGROUNDS), len(WORDS) + 1, len(STYLES) + 1)
 
 
 def contrastive(image: Tensor, text: Tensor, scale: Tensor, also: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Heads(nn.Module):
         super().__init__()
         self.cells = nn.Sequential(nn.LayerNorm(vision_width), nn.Linear(vision_width, sum(CELL_CLASSES.values())))
         self.pairs = nn.Linear(embedding, sum(_COUNTS[a] * _COUNTS[b] for a, b in _PAIRS))
-        self.scene = nn.Linear(embedding, sum(_SCENE_CLASSES))
+        self.scene = nn.Linear(embedding, sum(SCENE_CLASSES))
         nn.init.constant_(self.pairs.bias, -3.0)
         self.gain = embedding**0.5
 
@@ -67,7 +67,7 @@ class Heads(nn.Module):
 
     def scene_loss(self, embedding: Tensor, scene: Tensor) -> Tensor:
         """Cross entropy of count, background, word and style, summed; unit vectors (B, D), scene (B, 4)."""
-        parts = self.scene(embedding * self.gain).split(list(_SCENE_CLASSES), dim=-1)
+        parts = self.scene(embedding * self.gain).split(list(SCENE_CLASSES), dim=-1)
         return torch.stack([F.cross_entropy(part, scene[:, k]) for k, part in enumerate(parts)]).sum()
 
     def cell_accuracy(self, tokens: Tensor, cells: Tensor) -> dict[str, float]:

@@ -7,6 +7,7 @@ checkpoint that asks for Python code of its own, since ignoring that code would 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from models.scenes.card import CARD, WeightsRefused, verify
 
 BUNDLED_ID = "sightline/scenes-dual-encoder"
 """The public name of the bundled dual encoder, in passports and in the space table."""
+CAPTIONER_ID = "sightline/scenes-captioner"
+"""The public name of the bundled captioner, matcher and detector, which are one checkpoint."""
+JUDGE_ID = "sightline/scenes-judge"
+"""The public name of the second dual encoder, which evaluations ask."""
 
-_BUNDLED_NAMES = {"bundled", "scenes", BUNDLED_ID}
+_BUNDLED_NAMES = ("bundled", "scenes")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -29,24 +34,28 @@ _SMALL = ["*.json", "*.txt", "*.model"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def bundled_model() -> Path:
-    """The folder of the bundled dual encoder, trained on rendered scenes."""
-    return Path(__file__).parent / "weights" / "scenes-dual-encoder"
+def bundled_model(public_id: str = BUNDLED_ID) -> Path:
+    """The folder of a bundled model, trained on rendered scenes."""
+    return Path(__file__).parent / "weights" / public_id.rpartition("/")[2]
 
 
-def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    model: str, revision: str | None = None, *, bundled: str = BUNDLED_ID, kinds: Collection[str] = FAMILIES
+) -> Checkpoint:
     """Find a model, fetch it if it lives on the hub, and check that it can be loaded safely.
 
     Args:
-        model: a hub id ("openai/clip-vit-large-patch14"), a folder, or "bundled" (also "scenes" and `BUNDLED_ID`; a
-            folder of one of these names is reached as "./scenes").
+        model: a hub id ("openai/clip-vit-large-patch14"), a folder, or "bundled" (also "scenes" and the id in
+            `bundled`; a folder of one of these names is reached as "./scenes").
         revision: branch, tag or commit of a hub repository.
+        bundled: public id of the bundled model that is meant.
+        kinds: values of `model_type` in config.json that the caller can load.
 
     Raises:
         ModelNotFound, UnsupportedModel, UnsafeCheckpoint, BrokenCheckpoint: see `models.errors`.
     """
-    if model in _BUNDLED_NAMES:
-        name, source, folder, commit = BUNDLED_ID, "bundled", bundled_model(), None
+    if model in (*_BUNDLED_NAMES, bundled):
+        name, source, folder, commit = bundled, "bundled", bundled_model(bundled), None
         if not folder.is_dir():
             raise ModelNotFound(
                 f"the bundled model is missing; restore models/weights/{folder.name} from the repository"
@@ -58,11 +67,11 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         name, source = folder.name, str(folder)
     else:
         name, source, (folder, commit) = model, "hub", fetch(model, revision, _SMALL)
-    kind = check_folder(folder, name)
+    kind = check_folder(folder, name, kinds)
     if source == "hub":
         folder, _ = fetch(model, commit, [OPEN_CLIP_WEIGHTS] if kind == OPEN_CLIP.kind else [WEIGHTS, _SHARDS])
     weights = _weight_files(folder, name, model, OPEN_CLIP_WEIGHTS if kind == OPEN_CLIP.kind else WEIGHTS)
-    _check_card(folder, name)
+    _check_card(folder, name, always=source == "bundled")
     return Checkpoint(name, commit, source, folder, kind, weights)
 
 
@@ -105,30 +114,30 @@ def fetch(model: str, revision: str | None, patterns: list[str]) -> tuple[Path, 
     return folder, folder.name if _COMMIT.fullmatch(folder.name) else revision
 
 
-def check_folder(folder: Path, name: str) -> str:
+def check_folder(folder: Path, name: str, kinds: Collection[str] = FAMILIES) -> str:
     """The kind of a folder's model, which is served and asks for no code of its own.
 
     Raises:
         UnsupportedModel, UnsafeCheckpoint, BrokenCheckpoint: see `models.errors`.
     """
-    kind = _check_type(folder, name)
+    kind = _check_type(folder, name, kinds)
     _check_code(folder, name)
     return kind
 
 
-def _check_type(folder: Path, name: str) -> str:
+def _check_type(folder: Path, name: str, kinds: Collection[str]) -> str:
     """A folder in both formats is taken as transformers saved it."""
     config: dict[str, Any] = {}
     if (folder / "config.json").is_file() or not (folder / OPEN_CLIP_CONFIG).is_file():
         config = read_json(folder / "config.json", name)
     kind = config.get("model_type")
-    if kind in FAMILIES:
+    if kind in kinds:
         return str(kind)
-    if (folder / OPEN_CLIP_CONFIG).is_file():
+    if (folder / OPEN_CLIP_CONFIG).is_file() and OPEN_CLIP.kind in kinds:
         return OPEN_CLIP.kind
     hint = HINTS.get(kind)
     raise UnsupportedModel(
-        f"{name} is of type {kind!r}; supported types are {', '.join(FAMILIES)}" + (f"; {hint}" if hint else "")
+        f"{name} is of type {kind!r}; supported types are {', '.join(kinds)}" + (f"; {hint}" if hint else "")
     )
 
 
@@ -167,12 +176,12 @@ def _weight_files(folder: Path, name: str, given: str, single: str) -> tuple[Pat
     )
 
 
-def _check_card(folder: Path, name: str) -> None:
-    """Files that come with a card of digests must be the ones it names; the bundled model has one always."""
+def _check_card(folder: Path, name: str, *, always: bool) -> None:
+    """Files that come with a card of digests must be the ones it names; bundled models always have one."""
     card = folder / CARD
     listed = read_json(card, name).get("files") if card.is_file() else None
     digested = isinstance(listed, dict) and listed and all(_DIGEST.fullmatch(str(value)) for value in listed.values())
-    if not digested and name != BUNDLED_ID:
+    if not digested and not always:
         return  # no card, or one of somebody else's making
     try:
         verify(folder)

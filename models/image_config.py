@@ -23,6 +23,7 @@ _SIGLIP = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
 }
+_BLIP = {**_CLIP, "size": {"height": 384, "width": 384}, "do_center_crop": False}
 _COMMON = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_pad": False}
 _HALVES = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}  # IMAGENET_STANDARD_MEAN of transformers
 _CONVNEXT: dict[str, Any] = {
@@ -40,9 +41,10 @@ _DEFAULTS = {
     "Siglip": _SIGLIP | _COMMON,
     "Siglip2": _SIGLIP | _SIGLIP2 | _COMMON,
     "ConvNext": _CONVNEXT | _HALVES | _COMMON,
+    "Blip": _BLIP | _COMMON,
 }
 _WARPED_FROM = 384  # ConvNext's processor crops below this side, and warps from it on
-_SQUARED = {"Siglip"}  # a size of one number means a square here, the shorter side elsewhere
+_SQUARED = {"Siglip", "Blip"}  # a size of one number means a square here, the shorter side elsewhere
 _ROLES = ("ImageProcessor", "FeatureExtractor")
 
 

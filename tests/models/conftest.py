@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.models.blip_folder import build_blip
 from tests.models.tiny_checkpoints import build_clip, build_siglip
 
 
@@ -18,6 +19,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_siglip(tmp_path_factory.mktemp("siglip") / "tiny-siglip")
+
+
+@pytest.fixture(scope="session")
+def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_blip(tmp_path_factory.mktemp("blip") / "random-blip")
 
 
 @pytest.fixture(scope="session")

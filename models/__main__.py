@@ -71,6 +71,34 @@ def convert(
         raise _failed(error) from error
 
 
+@app.command()
+def eval_scenes(
+    seed: Annotated[int, typer.Option(help="Which scenes: each seed has its own.")] = 0,
+    count: Annotated[int, typer.Option(help="How many scenes.")] = 1000,
+    split: Annotated[str, typer.Option(help="test, or validation while a model is made.")] = "test",
+    captioner: Annotated[str, typer.Option(help="A folder that training wrote, or 'bundled'.")] = "bundled",
+) -> None:
+    """Measure the shipped models on scenes nobody trained on. Prints JSON lines: progress, and last the figures."""
+    import transformers
+
+    from models.scenes.card import WeightsRefused
+    from models.scenes.yardstick import report
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+
+        def tell(what: str, share: float) -> None:
+            typer.echo(json.dumps({"doing": what, "share": share}))
+
+        found = report(seed, count, split=split, blip=captioner, tell=tell)
+    except ModelError as error:
+        raise _failed(error) from error
+    except (WeightsRefused, ValueError) as error:
+        typer.echo(f"models: {error}", err=True)
+        raise typer.Exit(_CONFIGURATION) from error
+    typer.echo(json.dumps(found.to_json()))
+
+
 def _failed(error: ModelError) -> typer.Exit:
     typer.echo(f"models: {error}", err=True)
     return typer.Exit(_POLICY if isinstance(error, UnsafeCheckpoint) else _CONFIGURATION)

@@ -44,11 +44,37 @@ def convert_checkpoint(
         ServiceMissing, PolicyRefused: as `read_passport`.
     """
 
+    return _ask(["convert", *_at(revision), "--", checkpoint, str(out)], _telling(on_progress))
+
+
+def evaluate_scenes(
+    seed: int = 0, count: int = 1000, on_progress: Callable[[str, float], None] | None = None
+) -> dict[str, Any]:
+    """Measure the bundled models on rendered scenes that nobody trained on, see `models.scenes.yardstick`.
+
+    Args:
+        seed: 0 to 999; each has scenes of its own.
+        count: how many scenes.
+        on_progress: called with what is being done and the share of it that is done.
+
+    Returns:
+        where (which scenes), figures (by name: value, low, high, n, target), absent (models that are not there) and
+        missed (names of targets).
+
+    Raises:
+        ServiceMissing, PolicyRefused: as `read_passport`.
+    """
+    return _ask(["eval-scenes", "--seed", str(seed), "--count", str(count)], _telling(on_progress))
+
+
+def _telling(on_progress: Callable[[str, float], None] | None) -> Callable[[dict[str, Any]], None]:
+    """Passes the lines of progress on."""
+
     def told(line: dict[str, Any]) -> None:
         if on_progress is not None and "doing" in line:
             on_progress(line["doing"], line["share"])
 
-    return _ask(["convert", *_at(revision), "--", checkpoint, str(out)], told)
+    return told
 
 
 def _at(revision: str | None) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
@@ -37,6 +39,7 @@ TARGETS: Final = {
 }
 RENDERED = 224
 THINGS = (2, 4)
+NAME = "scenes-dual-encoder"
 
 Vectors = NDArray[np.float32]
 
@@ -50,12 +53,11 @@ class Encoder:
         self.processor = CLIPImageProcessor.from_pretrained(folder)
 
     @torch.inference_mode()
-    def images(self, scenes: Sequence[Scene], batch: int = 100) -> Vectors:
-        """Unit vectors (N, D) of scenes rendered at RENDERED pixels."""
+    def images(self, pictures: Sequence[Image.Image], batch: int = 100) -> Vectors:
+        """Unit vectors (N, D) of pictures."""
         out = []
-        for start in range(0, len(scenes), batch):
-            pictures = [render(scene, RENDERED) for scene in scenes[start : start + batch]]
-            pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+        for start in range(0, len(pictures), batch):
+            pixels = self.processor(images=list(pictures[start : start + batch]), return_tensors="pt")["pixel_values"]
             pooled = self.model.vision_model(pixel_values=pixels).pooler_output
             out.append(torch.nn.functional.normalize(self.model.visual_projection(pooled), dim=-1).numpy())
         return np.concatenate(out)
@@ -73,29 +75,58 @@ class Encoder:
         return np.concatenate(out)
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Scenes of a split, by number, with their pictures and one full caption each."""
+
+    numbers: range
+    scenes: list[Scene]
+    pictures: list[Image.Image]
+    captions: list[str]
+
+    @classmethod
+    def draw(cls, split: str, numbers: range, condition: str = "uniform") -> Shown:
+        """Scenes with THINGS, rendered at RENDERED pixels."""
+        scenes = [sample_scene(i, condition_name=condition, split_name=split, things=THINGS) for i in numbers]
+        captions = [caption(scene, "full", i).text for i, scene in zip(numbers, scenes, strict=True)]
+        return cls(numbers, scenes, pictures(scenes), captions)
+
+    def contrasts(self, what: str) -> tuple[list[int], list[str], list[str]]:
+        """(places of scenes, a true caption of each, the same with one claim of that kind wrong)."""
+        found = [(k, contrast(self.scenes[k], i, what)) for k, i in enumerate(self.numbers)]
+        there = [(k, pair) for k, pair in found if pair is not None]
+        return [k for k, _ in there], [true.text for _, (true, _) in there], [wrong.text for _, (_, wrong) in there]
+
+
+def pictures(scenes: Sequence[Scene]) -> list[Image.Image]:
+    """The scenes at RENDERED pixels."""
+    return [render(scene, RENDERED) for scene in scenes]
+
+
 def evaluate(
     folder: Path, *, split: str = "test", condition: str = "uniform", first: int = 0, count: int = 1000
 ) -> dict[str, Figure]:
     """Every figure of the dual encoder in ``folder`` on ``count`` scenes of a split, from scene ``first``."""
+    numbers = range(first, first + count)
+    shown = Shown.draw(split, numbers, condition)
     encoder = Encoder(folder)
-    seeds = range(first, first + count)
-    scenes = [sample_scene(i, condition_name=condition, split_name=split, things=THINGS) for i in seeds]
-    images = encoder.images(scenes)
-    texts = encoder.texts([caption(scene, "full", i).text for i, scene in zip(seeds, scenes, strict=True)])
-    scores = texts @ images.T
+    return figures_of(encoder, shown, encoder.images(shown.pictures), Shown.draw("unseen", numbers))
+
+
+def figures_of(encoder: Encoder, shown: Shown, images: Vectors, unseen: Shown) -> dict[str, Figure]:
+    """The same for scenes that are drawn and encoded already."""
+    scores = encoder.texts(shown.captions) @ images.T
     figures = {
         "text to image recall@1": recall_at(scores, 1),
         "text to image recall@10": recall_at(scores, 10),
         "image to text recall@1": recall_at(scores.T, 1),
         "image to text recall@10": recall_at(scores.T, 10),
     }
-    twins = encoder.images([twin(scene, i) for i, scene in zip(seeds, scenes, strict=True)])
+    twins = encoder.images(pictures([twin(s, i) for i, s in zip(shown.numbers, shown.scenes, strict=True)]))
     figures["image to twin recall@1"] = recall_at(images @ twins.T, 1)
-    figures |= _short(encoder, scenes, images, seeds)
-    figures |= _wrong(encoder, scenes, images, seeds)
-    unseen = [sample_scene(i, split_name="unseen", things=THINGS) for i in seeds]
-    texts = encoder.texts([caption(scene, "full", i).text for i, scene in zip(seeds, unseen, strict=True)])
-    scores = texts @ encoder.images(unseen).T
+    figures |= _short(encoder, shown.scenes, images, shown.numbers)
+    figures |= _wrong(encoder, shown, images)
+    scores = encoder.texts(unseen.captions) @ encoder.images(unseen.pictures).T
     figures["unseen combinations: text to image recall@1"] = recall_at(scores, 1)
     figures["unseen combinations: text to image recall@10"] = recall_at(scores, 10)
     return figures
@@ -126,24 +157,33 @@ def _sort(query: Query) -> str:
     return "a thing" if query.claims[0].count is None else "a number"
 
 
-def _wrong(encoder: Encoder, scenes: Sequence[Scene], images: Vectors, seeds: range) -> dict[str, Figure]:
+def _wrong(encoder: Encoder, shown: Shown, images: Vectors) -> dict[str, Figure]:
     """Share of scenes whose true caption scores above the same one with one wrong claim; a tie counts as wrong."""
-    out = {}
+    out, all_hits = {}, []
     for what in WRONG:
-        pairs = [(k, pair) for k, i in enumerate(seeds) if (pair := contrast(scenes[k], i, what)) is not None]
-        rows = images[[k for k, _ in pairs]]
-        true, wrong = ((encoder.texts([pair[n].text for _, pair in pairs]) * rows).sum(axis=1) for n in (0, 1))
-        out[f"true caption above one of a wrong {what}"] = figure(true > wrong)
+        places, *texts = shown.contrasts(what)
+        true, wrong = ((encoder.texts(told) * images[places]).sum(axis=1) for told in texts)
+        all_hits.append(true > wrong)
+        out[f"true caption above one of a wrong {what}"] = figure(all_hits[-1])
+    out["true caption above one that is wrong by one claim"] = figure(np.concatenate(all_hits))
     return out
+
+
+_TASKS: Final = {
+    NAME: "A small dual encoder (CLIP format) of sightline's bundled world of rendered scenes: the model of the"
+    " embedded demo, of the tests and of the recipes' yardstick. It knows this world and nothing else.",
+    "scenes-judge": "A second dual encoder (CLIP format) of sightline's bundled world, trained apart from the first on"
+    " other scenes: the judge in evaluations, so that no model marks its own work.",
+}
 
 
 def add_to_card(folder: Path, run: dict[str, Any], figures: dict[str, Figure], where: str) -> None:
     """Write the card of freshly trained weights from the run's log (its "remarks", if any, join the limits)."""
     told = {name: {**value.to_json(), "target": TARGETS.get(name)} for name, value in figures.items()}
+    name = folder.name if folder.name in _TASKS else NAME
     card = Card(
-        name="scenes-dual-encoder",
-        task="A small dual encoder (CLIP format) of sightline's bundled world of rendered scenes: the model of the"
-        " embedded demo, of the tests and of the recipes' yardstick. It knows this world and nothing else.",
+        name=name,
+        task=_TASKS[name],
         data="Fresh scenes of models/scenes, condition uniform, split train, 1-6 things, English captions; each"
         " rendered scene is used about three times with other captions. 12 colour x shape pairs are held out.",
         steps=run["step"],

@@ -1,7 +1,8 @@
-"""Retrieval figures with a stated tie rule and bootstrap intervals."""
+"""Retrieval figures by ir-measures, with a stated tie rule and bootstrap intervals."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,17 +26,6 @@ class Figure:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def ranks(scores: NDArray[np.floating], wanted: NDArray[np.integer] | None = None) -> NDArray[np.int64]:
-    """The rank, from 1, of each query's item in scores (queries, items); item ``i`` for query ``i`` by default.
-
-    Ties count against us: an item ranks behind every other item of the same score.
-    """
-    wanted = np.arange(len(scores)) if wanted is None else wanted
-    own = scores[np.arange(len(scores)), wanted][:, None]
-    rank: NDArray[np.int64] = (scores >= own).sum(axis=1)
-    return rank
-
-
 def figure(hits: NDArray[np.bool_] | NDArray[np.floating], seed: int = 0, draws: int = 1000) -> Figure:
     """The mean of values (N,), one a query, with a percentile bootstrap. Raises ``ValueError`` if there are none."""
     if not len(hits):
@@ -48,5 +38,39 @@ def figure(hits: NDArray[np.bool_] | NDArray[np.floating], seed: int = 0, draws:
 
 
 def recall_at(scores: NDArray[np.floating], k: int) -> Figure:
-    """Share of queries whose own item is among the first ``k``."""
-    return figure(ranks(scores) <= k)
+    """Share of queries whose own item is among the first ``k``; scores (queries, items), item ``i`` for query ``i``.
+
+    Ties count against us: an item ranks behind every other item of the same score. Raises ``ValueError`` for a score
+    that is not finite.
+    """
+    return figure(hits_at(scores, np.arange(len(scores)), k))
+
+
+def hits_at(scores: NDArray[np.floating], wanted: NDArray[np.integer], k: int) -> NDArray[np.float64]:
+    """For each query 1 if its item ``wanted`` (queries,) is among the first ``k``, else 0. -1 stands for no item."""
+    if not np.isfinite(scores).all():
+        raise ValueError("some scores are not finite")
+    runs: dict[str, dict[str, float]] = {}
+    for query, (row, item) in enumerate(zip(scores, wanted, strict=True)):
+        order = np.lexsort((np.arange(len(row)) == item, -row))[:k]
+        runs[str(query)] = {str(doc): float(-rank) for rank, doc in enumerate(order)}
+    right = {str(query): {str(item): 1} for query, item in enumerate(wanted)}
+    return measured("R", right, runs, k)
+
+
+def measured(
+    name: str,
+    right: Mapping[str, Mapping[str, int]],
+    runs: Mapping[str, Mapping[str, float]],
+    k: int | None = None,
+) -> NDArray[np.float64]:
+    """A measure of ir-measures ("R", "AP") for each query of ``right``, in order, up to rank ``k``.
+
+    ``right`` holds what is relevant for each query, ``runs`` the score of each document; scores must not tie, as
+    trec_eval would break ties by the documents' names. A query without a run has found nothing.
+    """
+    import ir_measures
+
+    measure = ir_measures.parse_measure(name if k is None else f"{name}@{k}")
+    found = {metric.query_id: metric.value for metric in ir_measures.iter_calc([measure], right, runs)}
+    return np.array([found.get(query, 0.0) for query in right], dtype=np.float64)

@@ -9,7 +9,20 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from sightline.cli import control, convert, demo, doctor, ingest, ledger, search, spaces, stack, status, transfer
+from sightline.cli import (
+    control,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    ingest,
+    ledger,
+    search,
+    spaces,
+    stack,
+    status,
+    transfer,
+)
 from sightline.errors import ServiceMissing, SightlineError
 
 app = typer.Typer(
@@ -21,7 +34,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 some items failed, 2 usage, 3 configuration or service missing, "
     "4 refused by policy, 5 internal.",
 )
-for module in (stack, demo, ingest, search, spaces, convert, transfer, ledger, control, status, doctor):
+for module in (stack, demo, ingest, search, spaces, convert, transfer, ledger, control, status, doctor, evaluate):
     module.register(app)
 
 

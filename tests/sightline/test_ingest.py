@@ -151,12 +151,6 @@ def test_what_cannot_be_read_is_a_failure_and_its_neighbours_go_on(client: Sight
     assert "there is no file" in next(f.message for f in job.failures() if f.error_class == "NotFound")
 
 
-def test_a_name_that_is_too_long_is_said(client: Sightline, tmp_path: Path) -> None:
-    failures = client.ingest([tmp_path / f"{'x' * 300}.png"], collection="names").failures()
-    assert [failure.error_class for failure in failures] == ["Unreadable"]
-    assert "File name too long" in failures[0].message
-
-
 def test_a_second_ingest_counts_what_did_not_change(client: Sightline, connection: psycopg.Connection) -> None:
     first = client.ingest([Item(text=str(n), external_id=str(n)) for n in range(10)], collection="again")
     connection.execute(

@@ -10,7 +10,7 @@ import pytest
 
 from models.scenes.captions import caption
 from models.scenes.card import WeightsRefused, verify
-from models.scenes.evaluate import TARGETS, Encoder, evaluate
+from models.scenes.evaluate import TARGETS, Encoder, evaluate, pictures
 from models.scenes.recall import recall_at
 from models.scenes.sample import sample_scene, twin
 
@@ -46,17 +46,17 @@ def test_the_weights_are_small() -> None:
 def test_texts_find_their_scenes_far_above_chance(encoder: Encoder) -> None:
     # Validation scenes: the figures on test scenes are the card's.
     scenes = [sample_scene(i, split_name="validation", things=(2, 4)) for i in range(2000, 2200)]
-    images = encoder.images(scenes)
+    images = encoder.images(pictures(scenes))
     texts = encoder.texts([caption(scene, "full", i).text for i, scene in enumerate(scenes)])
     assert recall_at(texts @ images.T, 1).value > 0.5
     assert recall_at(images @ texts.T, 1).value > 0.5
-    twins = encoder.images([twin(scene, i) for i, scene in enumerate(scenes)])
+    twins = encoder.images(pictures([twin(scene, i) for i, scene in enumerate(scenes)]))
     assert recall_at(images @ twins.T, 1).value > 0.5
 
 
 def test_short_searches_find_scenes_that_are_right_by_the_truth(encoder: Encoder) -> None:
     scenes = [sample_scene(i, split_name="validation") for i in range(3000, 3200)]
-    images = encoder.images(scenes)
+    images = encoder.images(pictures(scenes))
     asked = [caption(scene, "short", i) for i, scene in enumerate(scenes[:60])]
     best = (encoder.texts([c.text for c in asked]) @ images.T).argmax(axis=1)
     right = np.mean([c.query.matches(scenes[j]) for c, j in zip(asked, best, strict=True)])

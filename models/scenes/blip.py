@@ -126,7 +126,9 @@ def start_from_encoder(model: Blip, folder: Path) -> None:
     new["embeddings.patch_embedding.weight"] = flat.view_as(stretched)
     new["embeddings.patch_embedding.bias"] = torch.zeros_like(gain)
     new["embeddings.class_embedding"] = (centred(classes) / classes.std(correction=0) * gain + shift).view(1, 1, -1)
-    cells = centred(position[1:]) / spread * gain + shift
+    # The dual encoder has learned to ignore where a patch lies; for relations, and to write row by row, it must show.
+    places = 0.5 * torch.randn(len(position) - 1, len(gain), generator=torch.Generator().manual_seed(0))
+    cells = centred(position[1:]) / spread * gain + shift + places
     new["embeddings.position_embedding"] = torch.cat([torch.zeros_like(cells[:1]), cells])[None]
     for layer in range(model.config.vision_config.num_hidden_layers):
         of = f"encoder.layers.{layer}."

@@ -18,14 +18,20 @@ Batch = dict[str, Any]
 
 class BlipHeads(nn.Module):
     """Linear heads: which cells a word speaks of (matcher), which the next words will (captioner), whether a clause is
-    true, and the scene's count, background, word and style from the image's class token."""
+    true; which cell a patch token is, and the scene's count, background, word and style from the class token."""
 
     def __init__(self, text_width: int, vision_width: int) -> None:
         super().__init__()
         self.noun = nn.Linear(text_width, 9)
         self.next = nn.Linear(text_width, 9)
         self.clause = nn.Linear(text_width, 1)
+        self.place = nn.Linear(vision_width, 9)
         self.scene = nn.Linear(vision_width, sum(SCENE_CLASSES))
+
+    def place_loss(self, tokens: Tensor) -> Tensor:
+        """Cross entropy of which cell each patch token (B, 9, width) is, in nats."""
+        wanted = torch.arange(9, device=tokens.device).repeat(len(tokens))
+        return F.cross_entropy(self.place(tokens).flatten(0, 1), wanted)
 
     def scene_loss(self, image: Tensor, scene: Tensor) -> Tensor:
         """Cross entropy of count, background, word and style, summed; class tokens (B, width), scene (B, 4)."""
@@ -37,7 +43,8 @@ def losses(model: Blip, heads: BlipHeads, batch: Batch, *, text: bool = True) ->
     """Each loss of a batch of ``BlipBatches`` by name, unweighted; without ``text`` those of the image alone."""
     images = model.images(scale_pixels(batch["pixels"]))
     named, placed = model.detector.loss(images[:, 1:], batch["classes"], batch["boxes"])
-    out = {"cells": named, "boxes": placed, "scene": heads.scene_loss(images[:, 0], batch["scene"])}
+    out = {"cells": named, "boxes": placed, "place": heads.place_loss(images[:, 1:])}
+    out["scene"] = heads.scene_loss(images[:, 0], batch["scene"])
     if text:
         out |= _write_losses(model, heads, batch["write"], images)
         out |= _match_losses(model, heads, batch["match"], images)

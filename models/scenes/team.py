@@ -5,7 +5,10 @@ On CPUs this is faster than one process with as many threads, whose every matrix
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +57,18 @@ def together(size: int, work: Callable[[Team], None]) -> None:
 
 
 def _one(rank: int, size: int, meet: str, work: Callable[[Team], None]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=size)
     try:
         work(Team(rank, size))
     finally:
         dist.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    """A team whose command was killed must not go on without it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

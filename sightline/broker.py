@@ -11,11 +11,14 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 
 from sightline.errors import CallFailed, CallTimeout, ServiceMissing
+
+if TYPE_CHECKING:
+    from sightline.contracts.fields import Contract
 
 CHUNKS_TASK = "sightline.chunks"
 CALL_TASK = "sightline.call"
@@ -83,10 +86,13 @@ class Broker:
             CallFailed: a worker answered with an error.
             ServiceMissing: Redis cannot be reached.
         """
+        from sightline.contracts.call import Envelope, ErrorReply
+        from sightline.contracts.problem import validated
+
         reply_key = f"{self.key_prefix}reply:{uuid.uuid4()}"
         try:
-            message = {**request, "reply_key": reply_key, "deadline": self.now() + seconds}
-            self.push(queue, CALL_TASK, [message])
+            to = Envelope(reply_key=reply_key, deadline=self.now() + seconds)
+            self.push(queue, CALL_TASK, [request | to.model_dump()])
             answer = self._wait(reply_key, seconds)
         except (redis.ConnectionError, redis.TimeoutError) as error:
             raise ServiceMissing(f"Redis cannot be reached: {error} (SIGHTLINE_REDIS_URL)") from error
@@ -97,13 +103,14 @@ class Broker:
                 f"no worker answered on queue {queue} within {seconds:g} s; is one running? (sightline status)"
             )
         if "error" in answer:
-            raise CallFailed(f"{answer['error']['class']}: {answer['error']['message']}")
+            failed = validated(ErrorReply, answer, "answer").error
+            raise CallFailed(f"{failed.error_class}: {failed.message}")
         return answer
 
-    def answer(self, reply_key: str, reply: dict[str, Any]) -> None:
+    def answer(self, reply_key: str, reply: Contract) -> None:
         """Answer a call."""
         with self.redis.pipeline(transaction=False) as pipe:
-            pipe.rpush(reply_key, json.dumps(reply))
+            pipe.rpush(reply_key, reply.model_dump_json())
             pipe.expire(reply_key, REPLY_SECONDS)
             pipe.execute()
 

@@ -266,7 +266,14 @@ class Sightline:
         """Submit a job on stored items (by id), on specifications of new ones, or on a whole collection.
 
         This is SQL's `sightline.submit`; docs/enqueue.md explains the arguments.
+
+        Raises:
+            ContractViolated: the payload does not fit the contract of its kind (docs/contracts.md).
+            RequestRefused: the database refused another argument.
         """
+        from sightline.contracts.check import check_payload  # here, for few commands need it
+
+        check_payload(kind, payload)
         with self.database.transaction(connection) as cursor:
             row = cursor.execute(
                 "select sightline.submit(%s, %s, %s, %s, %s, idempotency_key => %s)",
@@ -355,15 +362,19 @@ class Sightline:
             UsageError: a text for a space of images only.
             CallTimeout: no worker answered in time (SIGHTLINE_CALL_SECONDS).
             CallFailed: an input could not be encoded; the message names it.
+            ContractViolated: too many inputs, or an answer of another version of sightline.
         """
+        from sightline.contracts.encode import EncodeReply, EncodeRequest
+        from sightline.contracts.problem import validated
+
         target = self.space(space)
         check_modalities(target, texts, images)
         inputs = [{"text": text} for text in texts] + [{"image": base64.b64encode(image).decode()} for image in images]
+        asked = {"kind": "encode", "space": target.name, "inputs": inputs}
+        request = validated(EncodeRequest, asked, "call of encode").model_dump(exclude_none=True)
         seconds = self.settings.call_seconds if timeout is None else timeout
-        answer = self.broker.call(
-            f"{target.queue}.interactive", {"kind": "encode", "space": target.name, "inputs": inputs}, seconds
-        )
-        return answer["vectors"], answer["truncated"]
+        reply = validated(EncodeReply, self.broker.call(f"{target.queue}.interactive", request, seconds), "answer")
+        return [list(vector) for vector in reply.vectors], list(reply.truncated)
 
     def search(
         self,

@@ -42,7 +42,19 @@ class StackHeld(ServiceMissing):
 
 
 class RequestRefused(UsageError):
-    """The database refused a request; the message is the database's own."""
+    """A request was refused; the message is the database's own, or the one that it would have given."""
+
+
+class ContractViolated(RequestRefused):
+    """A payload or a call does not fit its contract; SQL refuses it in the same words.
+
+    Args:
+        item: number of the element that is to blame, from 0.
+    """
+
+    def __init__(self, message: str, *, item: int | None = None) -> None:
+        super().__init__(message)
+        self.item = item
 
 
 class PolicyRefused(SightlineError):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.errors import ModelError
 from sightline.broker import Broker
+from sightline.contracts.call import CallError, ErrorReply
+from sightline.contracts.check import check_call
+from sightline.contracts.encode import EncodeCall, EncodeInput, EncodeReply
+from sightline.errors import ContractViolated
 from workers.engine import Expired, Kind
 from workers.errors import InvalidInput, ItemError, UnsupportedModality
 from workers.ingress import Ingress
@@ -19,25 +23,6 @@ from workers.spaces import Served, SpaceRefused, Spaces
 from workers.vector import normalise
 
 log = structlog.get_logger(__name__)
-
-MAX_INPUTS = 256
-
-
-class _Input(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    text: str | None = None
-    image: str | None = None  # base64
-
-
-class _Request(BaseModel):
-    """An encode call. `deadline` is a time by Redis' clock, in seconds."""
-
-    kind: str
-    space: str
-    inputs: list[_Input]
-    reply_key: str
-    deadline: float
 
 
 class _InputError(Exception):
@@ -58,17 +43,18 @@ class Calls:
         self._ingress = ingress
 
     def answer(self, request: dict[str, Any]) -> None:
-        """Answer one request: {"vectors", "truncated", "space"} or {"error": {"class", "message", "item"}}.
+        """Answer one request with a reply of its kind, or with an error.
 
         A request whose deadline has passed is dropped: nobody waits for it. Raises redis.RedisError.
         """
         try:
-            call = _Request.model_validate(request)
-        except ValidationError as error:
+            call = check_call(request)
+        except ContractViolated as error:
             log.warning("call_malformed", error=str(error))
-            if isinstance(request.get("reply_key"), str):
-                self._broker.answer(request["reply_key"], _error("MalformedCall", str(error), None))
+            if isinstance(reply_key := request.get("reply_key"), str) and reply_key:
+                self._broker.answer(reply_key, _error("ContractViolated", str(error), error.item))
             return
+        assert isinstance(call, EncodeCall)
         seconds = call.deadline - self._broker.now()
         if seconds <= 0:
             log.warning("call_expired", late_seconds=round(-seconds, 3), space=call.space)
@@ -77,15 +63,12 @@ class Calls:
         if reply is not None:
             self._broker.answer(call.reply_key, reply)
 
-    def _reply(self, call: _Request, deadline: float) -> dict[str, Any] | None:
+    def _reply(self, call: EncodeCall, deadline: float) -> EncodeReply | ErrorReply | None:
         """None: the deadline passed on the way."""
         try:
-            if call.kind != "encode":
-                raise InvalidInput(f"kind {call.kind!r} is not served by this version; kinds: encode")
-            if not 1 <= len(call.inputs) <= MAX_INPUTS:
-                raise InvalidInput(f"{len(call.inputs)} inputs; a call takes 1 to {MAX_INPUTS}")
             served = self._spaces.find(call.space).result(deadline - time.monotonic())
             vectors, truncated = self._encode(served, call.inputs, deadline)
+            return EncodeReply(space=served.name, vectors=vectors, truncated=truncated)
         except _InputError as error:
             return _error(error.error_class, str(error), error.item)
         except SpaceRefused as error:
@@ -97,9 +80,10 @@ class Calls:
             if not isinstance(error, ItemError | ModelError):
                 log.exception("call_failed", space=call.space)
             return _error(type(error).__name__, str(error), None)
-        return {"vectors": vectors, "truncated": truncated, "space": served.name}
 
-    def _encode(self, served: Served, inputs: list[_Input], deadline: float) -> tuple[list[list[float]], list[bool]]:
+    def _encode(
+        self, served: Served, inputs: Sequence[EncodeInput], deadline: float
+    ) -> tuple[tuple[tuple[float, ...], ...], tuple[bool, ...]]:
         prepared: dict[Kind, list[tuple[int, Any]]] = {"image": [], "text": []}
         for index, given in enumerate(inputs):
             try:
@@ -107,7 +91,7 @@ class Calls:
             except Exception as error:
                 raise _InputError(index, error) from error
             prepared[kind].append((index, ready))
-        vectors: list[list[float]] = [[]] * len(inputs)
+        vectors: list[tuple[float, ...]] = [()] * len(inputs)
         futures = {
             index: future
             for kind, items in prepared.items()
@@ -118,17 +102,16 @@ class Calls:
         for index, future in futures.items():
             try:
                 # A moment more than the deadline: the engine itself drops what is late.
-                vectors[index] = normalise(future.result(deadline - time.monotonic() + 1.0)).values.tolist()
+                vector = normalise(future.result(deadline - time.monotonic() + 1.0))
+                vectors[index] = tuple(vector.values.tolist())
             except (Expired, TimeoutError):
                 raise
             except Exception as error:
                 raise _InputError(index, error) from error
         cut = {index for index, item in prepared["text"] if item.truncated}
-        return vectors, [index in cut for index in range(len(inputs))]
+        return tuple(vectors), tuple(index in cut for index in range(len(inputs)))
 
-    def _prepare(self, served: Served, given: _Input, name: str) -> tuple[Kind, Any]:
-        if (given.text is None) == (given.image is None):
-            raise InvalidInput(f"{name} must have either text or image")
+    def _prepare(self, served: Served, given: EncodeInput, name: str) -> tuple[Kind, Any]:
         kind: Kind = "image" if given.text is None else "text"
         if kind not in served.modalities:
             raise UnsupportedModality(
@@ -145,5 +128,5 @@ class Calls:
             return kind, decoded.prepared_by(served.encoder.prepare_image)
 
 
-def _error(error_class: str, message: str, item: int | None) -> dict[str, Any]:
-    return {"error": {"class": error_class, "message": message, "item": item}}
+def _error(error_class: str, message: str, item: int | None) -> ErrorReply:
+    return ErrorReply(error=CallError(error_class=error_class, message=message, item=item))

@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sightline.contracts.check import check_payload_text
+from sightline.errors import ContractViolated
 from workers.database import Pool
 from workers.queries import query
 
@@ -26,6 +28,25 @@ class ClaimedChunk:
     fence: int
 
 
+@dataclass(frozen=True, slots=True)
+class WaitingChunks:
+    """Unclaimed chunks of one space, kind and payload, which is JSON."""
+
+    space_id: int | None
+    kind: str
+    payload: str
+    chunk_ids: list[int]
+
+    @property
+    def problem(self) -> str | None:
+        """Why no worker of this version can do them: rows written around `submit`, or by a newer one."""
+        try:
+            check_payload_text(self.kind, self.payload)
+        except ContractViolated as error:
+            return str(error)
+        return f"the chunk of a job of kind {self.kind} needs a space" if self.space_id is None else None
+
+
 class Ledger:
     """Moves of the ledger, each one short transaction. Safe in threads; raises psycopg.Error."""
 
@@ -33,11 +54,11 @@ class Ledger:
         self._pool = pool
         self.worker_id = worker_id
 
-    def spaces_of(self, chunk_ids: Sequence[int]) -> dict[int, list[int]]:
-        """Chunk ids by space, of those that nobody has claimed."""
+    def waiting(self, chunk_ids: Sequence[int]) -> list[WaitingChunks]:
+        """Those of these chunks that nobody has claimed."""
         with self._pool.connection() as connection:
-            rows = connection.execute(query("spaces_of_chunks"), {"chunk_ids": list(chunk_ids)}).fetchall()
-        return {row["space_id"]: row["chunk_ids"] for row in rows}
+            rows = connection.execute(query("waiting_chunks"), {"chunk_ids": list(chunk_ids)}).fetchall()
+        return [WaitingChunks(**row) for row in rows]
 
     def claim(self, chunk_ids: Sequence[int]) -> list[ClaimedChunk]:
         """Take what is queued and due of these chunks; a duplicate message finds nothing."""
@@ -65,6 +86,18 @@ class Ledger:
         with self._pool.connection() as connection:
             row = connection.execute(query("fail_chunk"), arguments).fetchone()
         return str(row["fail_chunk"]) if row else "lost"
+
+    def refuse(self, chunk_ids: Sequence[int], error_class: str, message: str) -> None:
+        """Claim chunks and fail all their items for good: no worker can do them."""
+        with self._pool.connection() as connection, connection.transaction():
+            arguments = {"chunk_ids": list(chunk_ids), "worker_id": self.worker_id}
+            chunks = [ClaimedChunk(**row) for row in connection.execute(query("claim"), arguments).fetchall()]
+            for chunk in chunks:
+                failed = {"chunk_id": chunk.chunk_id, "fence": chunk.fence, "error_class": error_class,
+                          "message": message, "max_attempts": 0}  # fmt: skip
+                connection.execute(query("fail_chunk"), failed)
+        for job_id in {chunk.job_id for chunk in chunks}:
+            self.close_job(job_id)
 
     def close_job(self, job_id: int) -> None:
         """Close a job if its last chunk is done. The sweeper does so too, later."""

@@ -1,11 +1,12 @@
 -- The worker's SQL. Each statement stands under `-- name:` and is read by workers/queries.py; the ledger's own moves are
 -- functions of the schema (migrations/sql), called by their names.
 
--- name: spaces_of_chunks
-select c.space_id, array_agg(c.chunk_id order by c.chunk_id) as chunk_ids
-from sightline.chunk c
+-- name: waiting_chunks
+-- The payload as text: what cannot be read is found out where it is read.
+select c.space_id, j.kind, j.payload::text as payload, array_agg(c.chunk_id order by c.chunk_id) as chunk_ids
+from sightline.chunk c join sightline.job j on j.job_id = c.job_id
 where c.chunk_id = any (%(chunk_ids)s) and c.state = 'queued'
-group by c.space_id
+group by c.space_id, j.kind, j.payload::text
 
 -- name: claim
 select c.chunk_id, c.job_id, c.item_ids, c.space_id, c.lane, c.attempt, c.fence

@@ -123,8 +123,15 @@ class Service:
 
     def _on_chunks(self, chunk_ids: list[int]) -> None:
         """Hand a message over to the runner, or leave it to another worker."""
-        for space_id, ids in self._ledger.spaces_of(chunk_ids).items():
-            loading = self._spaces.get(space_id)
+        for waiting in self._ledger.waiting(chunk_ids):
+            ids = waiting.chunk_ids
+            problem = waiting.problem
+            if problem is not None:
+                log.warning("chunks_refused", chunks=ids, reason=problem)
+                self._ledger.refuse(ids, "ContractViolated", problem)
+                continue
+            assert waiting.space_id is not None
+            loading = self._spaces.get(waiting.space_id)
             if not loading.done():
                 self._ledger.postpone(ids, LOADING_SECONDS)
             elif loading.exception() is not None:

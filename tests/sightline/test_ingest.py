@@ -312,9 +312,9 @@ def test_a_bad_item_is_refused_by_name_and_nothing_is_written(
 def test_other_refusals_name_their_reason(client: Sightline) -> None:
     with pytest.raises(RequestRefused, match='no space named "nope"'):
         client.ingest([Item(text="a")], collection="c", space="nope")
-    with pytest.raises(RequestRefused, match="unknown field in the payload of encode: sapce"):
+    with pytest.raises(RequestRefused, match='payload of encode: unknown field "sapce"; fields: space, version'):
         client.submit("encode", {"sapce": "toy"}, collection="c", items=[])
-    with pytest.raises(RequestRefused, match='kind "paint" is not served'):
+    with pytest.raises(RequestRefused, match='unknown kind "paint"; served: encode'):
         client.submit("paint", {}, collection="c", items=[])
     with pytest.raises(RequestRefused, match='lane "fast" is none of'):
         client.submit("encode", {}, collection="c", items=[], lane="fast")  # type: ignore[arg-type]

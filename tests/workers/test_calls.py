@@ -56,11 +56,19 @@ def test_an_alias_is_answered_with_the_name_of_its_space(broker: Broker) -> None
         ([{"text": "x"}], "foreign", "SpaceRefused: space foreign is not served by this worker: .*tokenizer: another"),
         ([{"image": "AAAA"}], "tiny", "NotAnImage: input 0 is no image of a known format"),
         ([{"text": "x"}, {"image": "!"}], "tiny", "InvalidInput: input 1: image is not base64"),
-        ([{"text": "x", "image": "AAAA"}], "tiny", "InvalidInput: input 0 must have either text or image"),
-        ([{}], "tiny", "InvalidInput: input 0 must have either"),
+        (
+            [{"text": "x", "image": "AAAA"}],
+            "tiny",
+            r"ContractViolated: call of encode: inputs\[0\] must be an object with exactly one of image, text",
+        ),
+        ([{}], "tiny", r"ContractViolated: call of encode: inputs\[0\] must be an object with exactly one of"),
         ([{"text": "x" * 100_001}], "tiny", "TextTooLong"),
-        ([], "tiny", "InvalidInput: 0 inputs; a call takes 1 to 256"),
-        ([{"video": "x"}], "tiny", "MalformedCall"),
+        ([], "tiny", "ContractViolated: call of encode: inputs must be a list of 1 to 256 elements, not a list of 0"),
+        (
+            [{"video": "x"}],
+            "tiny",
+            r'ContractViolated: call of encode: inputs\[0\]: unknown field "video"; fields: image, text',
+        ),
     ],
 )
 def test_what_cannot_be_answered_is_explained(

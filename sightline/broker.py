@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from sightline.errors import CallFailed, CallTimeout, ServiceMissing
+from sightline.errors import CallFailed, CallTimeout, ContractViolated, ServiceMissing
 
 if TYPE_CHECKING:
     from sightline.contracts.fields import Contract
+    from sightline.contracts.problem import M
 
 CHUNKS_TASK = "sightline.chunks"
 CALL_TASK = "sightline.call"
@@ -86,8 +87,7 @@ class Broker:
             CallFailed: a worker answered with an error.
             ServiceMissing: Redis cannot be reached.
         """
-        from sightline.contracts.call import Envelope, ErrorReply
-        from sightline.contracts.problem import validated
+        from sightline.contracts.call import Envelope, ErrorReply  # here, for few commands need it
 
         reply_key = f"{self.key_prefix}reply:{uuid.uuid4()}"
         try:
@@ -103,7 +103,7 @@ class Broker:
                 f"no worker answered on queue {queue} within {seconds:g} s; is one running? (sightline status)"
             )
         if "error" in answer:
-            failed = validated(ErrorReply, answer, "answer").error
+            failed = as_reply(ErrorReply, answer).error
             raise CallFailed(f"{failed.error_class}: {failed.message}")
         return answer
 
@@ -123,3 +123,17 @@ class Broker:
                 answer: dict[str, Any] = json.loads(popped[1])
                 return answer
         return None
+
+
+def as_reply(model: type[M], answer: dict[str, Any]) -> M:
+    """A worker's answer as its model.
+
+    Raises:
+        CallFailed: it is none.
+    """
+    from sightline.contracts.problem import validated
+
+    try:
+        return validated(model, answer, "the worker's answer")
+    except ContractViolated as error:
+        raise CallFailed(f"{error}; is it of another version of sightline?") from error

@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from sightline import control
-from sightline.broker import Broker
+from sightline.broker import Broker, as_reply
 from sightline.control import FailureFilter, Retry
 from sightline.database import Database, LentConnection
 from sightline.errors import ServiceMissing, UsageError
@@ -362,7 +362,7 @@ class Sightline:
             UsageError: a text for a space of images only.
             CallTimeout: no worker answered in time (SIGHTLINE_CALL_SECONDS).
             CallFailed: an input could not be encoded; the message names it.
-            ContractViolated: too many inputs, or an answer of another version of sightline.
+            ContractViolated: none or too many inputs, or one of a wrong type.
         """
         from sightline.contracts.encode import EncodeReply, EncodeRequest
         from sightline.contracts.problem import validated
@@ -373,7 +373,7 @@ class Sightline:
         asked = {"kind": "encode", "space": target.name, "inputs": inputs}
         request = validated(EncodeRequest, asked, "call of encode").model_dump(exclude_none=True)
         seconds = self.settings.call_seconds if timeout is None else timeout
-        reply = validated(EncodeReply, self.broker.call(f"{target.queue}.interactive", request, seconds), "answer")
+        reply = as_reply(EncodeReply, self.broker.call(f"{target.queue}.interactive", request, seconds))
         return [list(vector) for vector in reply.vectors], list(reply.truncated)
 
     def search(

@@ -129,4 +129,5 @@ class Calls:
 
 
 def _error(error_class: str, message: str, item: int | None) -> ErrorReply:
+    message = message.encode("utf-8", "backslashreplace").decode()  # of lone surrogates, which JSON cannot carry
     return ErrorReply(error=CallError(error_class=error_class, message=message, item=item))

@@ -9,10 +9,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from sightline.broker import CALL_TASK, Broker
+from sightline.broker import CALL_TASK, Broker, as_reply
 from sightline.client import Sightline
 from sightline.contracts.call import ErrorReply
 from sightline.contracts.encode import EncodeReply, EncodeResult
+from sightline.errors import CallFailed
 from tests.workers.processes import WorkerProcess, Workers, until
 
 pytestmark = pytest.mark.usefixtures("ledger_adds_up")
@@ -121,6 +122,7 @@ def test_an_answer_is_what_its_contract_says(broker: Broker) -> None:
         ({"deadline": "soon"}, None, 'call of encode: deadline must be a number from 0 to 10000000000, not "soon"'),
         ({"inputs": None}, None, "call of encode: inputs is missing"),
         ({"inputs": [{"text": "a"}, {"image": 5}]}, 1, "call of encode: inputs[1].image must be a string, not 5"),
+        ({"space": "\ud800"}, None, 'call of encode: space must be a string of 1 to 40 characters, not "\\ud800"'),
         (
             {"priority": 3},
             None,
@@ -143,3 +145,8 @@ def test_a_call_without_an_address_is_dropped_and_the_next_one_answered(
     broker.push("encode.interactive", CALL_TASK, [{"kind": "encode", "reply_key": address, "deadline": 1}])
     until(lambda: len(worker.events("call_malformed")) > before)
     assert "vectors" in raw_call(broker)
+
+
+def test_an_answer_of_another_version_is_an_error_that_says_so() -> None:
+    with pytest.raises(CallFailed, match=r'the worker\'s answer: unknown field "vector"; fields: .*another version'):
+        as_reply(EncodeReply, {"vector": [1.0], "truncated": [False], "space": "tiny"})

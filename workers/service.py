@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 import uuid
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
@@ -123,15 +124,15 @@ class Service:
 
     def _on_chunks(self, chunk_ids: list[int]) -> None:
         """Hand a message over to the runner, or leave it to another worker."""
+        by_space: dict[int, list[int]] = defaultdict(list)
         for waiting in self._ledger.waiting(chunk_ids):
-            ids = waiting.chunk_ids
-            problem = waiting.problem
-            if problem is not None:
-                log.warning("chunks_refused", chunks=ids, reason=problem)
-                self._ledger.refuse(ids, "ContractViolated", problem)
-                continue
-            assert waiting.space_id is not None
-            loading = self._spaces.get(waiting.space_id)
+            if (problem := waiting.problem) is not None:
+                log.warning("chunks_refused", chunks=waiting.chunk_ids, reason=problem)
+                self._ledger.refuse(waiting.chunk_ids, "ContractViolated", problem)
+            elif waiting.space_id is not None:
+                by_space[waiting.space_id] += waiting.chunk_ids
+        for space_id, ids in by_space.items():
+            loading = self._spaces.get(space_id)
             if not loading.done():
                 self._ledger.postpone(ids, LOADING_SECONDS)
             elif loading.exception() is not None:

@@ -53,7 +53,7 @@ def test_an_alias_is_answered_with_the_name_of_its_space(broker: Broker) -> None
     ("inputs", "name", "message"),
     [
         ([{"text": "x"}], "nowhere", "SpaceRefused: there is no space 'nowhere'"),
-        ([{"text": "x"}], "foreign", "SpaceRefused: space foreign is not served by this worker: .*tokenizer: another"),
+        ([{"text": "x"}], "foreign", "SpaceRefused: space foreign is not served by this worker: .*tokenizer.*another"),
         ([{"image": "AAAA"}], "tiny", "NotAnImage: input 0 is no image of a known format"),
         ([{"text": "x"}, {"image": "!"}], "tiny", "InvalidInput: input 1: image is not base64"),
         (

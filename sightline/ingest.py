@@ -65,7 +65,7 @@ class Ingest:
                         self._add(connection, batch)
                     advance(len(batch))
         except BaseException as error:
-            self._sealbatches(error)
+            self._seal_broken(error)
             if isinstance(error, RequestRefused) and (now := self._job().progress()).state.startswith("cancel"):
                 raise JobFailed(
                     f"job {self._job_id} was {now.error}: {now.submitted:,} items were submitted before"
@@ -110,7 +110,7 @@ class Ingest:
     def _seal(self, connection: psycopg.Connection, error: str | None = None) -> None:
         connection.execute("select sightline.seal_job(%s, %s)", (self._job_id, error))
 
-    def _sealbatches(self, error: BaseException) -> None:
+    def _seal_broken(self, error: BaseException) -> None:
         """Close the stream after an error, if the database still answers; else the first error is the one to see."""
         try:
             with self._database.transaction() as connection:

@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     images: Annotated[Path | None, typer.Option(help="A folder of your own images (default: rendered scenes).")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Hugging Face id or folder of a CLIP or SigLIP model (default: the bundled one).")
+        str | None, typer.Option(help="Hugging Face id or folder of a model (default: the bundled one).")
     ] = None,
     query: Annotated[list[str] | None, typer.Option(help="Your own text queries; may be repeated.")] = None,
     scenes: Annotated[int, typer.Option(min=1, help="How many scenes to render.")] = 2000,

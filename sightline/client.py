@@ -352,11 +352,12 @@ class Sightline:
         images: Sequence[bytes] = (),
         space: str = "current",
         timeout: float | None = None,
-    ) -> tuple[list[list[float]], list[bool]]:
+    ) -> tuple[list[list[float]], list[list[str]]]:
         """Encode queries on a worker, now: nothing is stored.
 
         Returns:
-            One vector of unit length for each text, then for each image, and whether its text was truncated.
+            One vector of unit length for each text, then for each image; and for each what the vector does not show of
+            it: the end of a long text, other frames of an animation.
 
         Raises:
             UsageError: a text for a space of images only.
@@ -374,7 +375,7 @@ class Sightline:
         request = validated(EncodeRequest, asked, "call of encode").model_dump(exclude_none=True)
         seconds = self.settings.call_seconds if timeout is None else timeout
         reply = as_reply(EncodeReply, self.broker.call(f"{target.queue}.interactive", request, seconds))
-        return [list(vector) for vector in reply.vectors], list(reply.truncated)
+        return [list(vector) for vector in reply.vectors], [list(notes) for notes in reply.notes]
 
     def search(
         self,
@@ -411,17 +412,17 @@ class Sightline:
         given = [name for name, value in (("text", text), ("image", image), ("vector", vector)) if value is not None]
         if len(given) != 1:
             raise UsageError(f"search takes exactly one of text, image and vector, not {' and '.join(given) or 'none'}")
-        truncated = False
+        notes: list[str] = []
         check_search(text, vector, k, where)
         if vector is None:
             texts = [] if text is None else [text]
             images = [] if image is None else [image_bytes_of(image, self.settings)]
             with naming_the_query(image):
-                (query, *_), (truncated, *_) = self.encode(texts=texts, images=images, space=space)
+                (query, *_), (notes, *_) = self.encode(texts=texts, images=images, space=space)
         else:
             query = [float(x) for x in vector]
         literal = f"[{','.join(map(repr, query))}]"
-        return self._hits("nearest", space, literal, k, collection, where, modality, per_group, truncated=truncated)
+        return self._hits("nearest", space, literal, k, collection, where, modality, per_group, notes)
 
     def similar_to(
         self,
@@ -462,7 +463,7 @@ class Sightline:
 
     def _hits(
         self, function: str, space: str, query: str | int, k: int, collection: str | None,
-        where: Mapping[str, Any] | None, modality: str, per_group: bool, *, truncated: bool = False,
+        where: Mapping[str, Any] | None, modality: str, per_group: bool, notes: Iterable[str] = (),
     ) -> Hits:  # fmt: skip
         with self.database.transaction() as connection:
             rows = connection.execute(
@@ -473,7 +474,7 @@ class Sightline:
                 (space, query, k, collection, None if where is None else Jsonb(dict(where)), modality, per_group),
             ).fetchall()
         status: Status = rows[0][-1] if rows else "fewer_exist"
-        return Hits((Hit(*row[:-1]) for row in rows), status, truncated=truncated)
+        return Hits((Hit(*row[:-1]) for row in rows), status, notes)
 
 
 def service_urls(settings: Settings, database_url: str | None, redis_url: str | None) -> tuple[str, str | None]:

@@ -68,9 +68,9 @@ def prepare(found: Found, settings: Settings, stored: Stored | None = None, *, r
         if not is_storable(prepared.spec):
             raise _Unfit("BadText", "it contains a NUL character or a lone surrogate, which Postgres cannot store")
     except _Unfit as error:
-        return _rejected(item, error.error_class, str(error))
+        return reject(item, error.error_class, str(error))
     except (TypeError, ValueError, RecursionError) as error:
-        return _rejected(item, "BadMetadata", f"its metadata is not JSON: {error}")
+        return reject(item, "BadMetadata", f"its metadata is not JSON: {error}")
     return prepared
 
 
@@ -216,7 +216,8 @@ def kind_of(mode: int) -> str:
     )
 
 
-def _rejected(item: Item, error_class: str, message: str) -> Prepared:
+def reject(item: Item, error_class: str, message: str) -> Prepared:
+    """The specification of an item that cannot be submitted: it becomes a failure of the job."""
     if item.external_id is not None:
         name = str(item.external_id)
     elif item.path is not None:

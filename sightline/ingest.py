@@ -10,7 +10,7 @@ from typing import TypeVar
 import psycopg
 from psycopg.types.json import Jsonb
 
-from sightline.content import Prepared, Stored, prepare
+from sightline.content import Prepared, Stored, prepare, reject
 from sightline.database import Database, LentConnection
 from sightline.errors import JobFailed, RequestRefused, SightlineError, UsageError
 from sightline.item import Found, Ingestible, Item, expand, is_folder, is_storable, walk
@@ -42,6 +42,7 @@ class Ingest:
         self._database = database
         self._settings = settings
         self._collection = collection
+        self._space = space
         self._request = ("encode", Jsonb({"space": space}), collection, lane)
         self._connection = connection
         self._job_id: int | None = None
@@ -79,7 +80,12 @@ class Ingest:
 
     def _batches(self, items: Ingestible | Iterable[Ingestible], root: Path | None) -> Iterator[list[Prepared]]:
         prepared = prepare_stream(
-            self._database, self._settings, self._collection, expand(items, root), connection=self._connection
+            self._database,
+            self._settings,
+            self._collection,
+            self._space,
+            expand(items, root),
+            connection=self._connection,
         )
         return batches(prepared, lambda one: len(one.blob or b""))
 
@@ -123,15 +129,24 @@ def prepare_stream(
     database: Database,
     settings: Settings,
     collection: str,
+    space: str,
     found: Iterable[Found],
     *,
     read: bool = True,
     connection: LentConnection | None = None,
 ) -> Iterator[Prepared]:
     """Prepare items one by one; what is stored of them is looked up a group at a time."""
+    with database.transaction(connection) as cursor:
+        row = cursor.execute("select name, modalities from sightline.resolve_space(%s)", (space,)).fetchone()
+    assert row is not None
+    name, modalities = row
     for group in batches(found, lambda one: len(one.item.data) if isinstance(one.item.data, bytes) else 0):
         stored = _stored(database, collection, [one.item for one in group], connection)
         for one in group:
+            modality = "image" if one.item.text is None else "text"
+            if modality not in modalities:
+                yield reject(one.item, "UnsupportedModality", f"space {name} takes no {modality}s")
+                continue
             yield prepare(one, settings, stored.get(one.item.external_id or ""), read=read)
 
 

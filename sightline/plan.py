@@ -71,7 +71,7 @@ def plan_ingest(
     check_collection(collection)
     plan = IngestPlan()
     encode = {"image": 0, "text": 0}
-    prepared = prepare_stream(database, settings, collection, expand(items, root), read=False)
+    prepared = prepare_stream(database, settings, collection, space, expand(items, root), read=False)
     with progress_bar("compared", enabled=progress, count=lambda: count_items(items)) as advance:
         for batch in batches(prepared, lambda one: len(one.blob or b"")):
             with database.transaction() as connection:

@@ -27,12 +27,12 @@ class Hit:
 
 
 class Hits(list[Hit]):
-    """Hits, nearest first. `status` says whether the answer is whole; `truncated` whether the query text was cut."""
+    """Hits, nearest first. `status` says whether the answer is whole; `notes` what of the query was not read."""
 
-    def __init__(self, hits: Iterable[Hit], status: Status, *, truncated: bool = False) -> None:
+    def __init__(self, hits: Iterable[Hit], status: Status, notes: Iterable[str] = ()) -> None:
         super().__init__(hits)
         self.status: Status = status
-        self.truncated = truncated
+        self.notes = list(notes)
 
 
 @dataclass(frozen=True)

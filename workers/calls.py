@@ -19,6 +19,7 @@ from sightline.errors import ContractViolated
 from workers.engine import Expired, Kind
 from workers.errors import InvalidInput, ItemError, UnsupportedModality
 from workers.ingress import Ingress
+from workers.items import cut_note
 from workers.spaces import Served, SpaceRefused, Spaces
 from workers.vector import normalise
 
@@ -67,8 +68,8 @@ class Calls:
         """None: the deadline passed on the way."""
         try:
             served = self._spaces.find(call.space).result(deadline - time.monotonic())
-            vectors, truncated = self._encode(served, call.inputs, deadline)
-            return EncodeReply(space=served.name, vectors=vectors, truncated=truncated)
+            vectors, notes = self._encode(served, call.inputs, deadline)
+            return EncodeReply(space=served.name, vectors=vectors, notes=notes)
         except _InputError as error:
             return _error(error.error_class, str(error), error.item)
         except SpaceRefused as error:
@@ -83,14 +84,17 @@ class Calls:
 
     def _encode(
         self, served: Served, inputs: Sequence[EncodeInput], deadline: float
-    ) -> tuple[tuple[tuple[float, ...], ...], tuple[bool, ...]]:
+    ) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[str, ...], ...]]:
+        """Vectors and notes of the inputs. Raises _InputError, Expired or TimeoutError."""
+        notes: list[tuple[str, ...]] = []
         prepared: dict[Kind, list[tuple[int, Any]]] = {"image": [], "text": []}
         for index, given in enumerate(inputs):
             try:
-                kind, ready = self._prepare(served, given, f"input {index}")
+                kind, ready, seen = self._prepare(served, given, f"input {index}")
             except Exception as error:
                 raise _InputError(index, error) from error
             prepared[kind].append((index, ready))
+            notes.append(seen)
         vectors: list[tuple[float, ...]] = [()] * len(inputs)
         futures = {
             index: future
@@ -108,10 +112,10 @@ class Calls:
                 raise
             except Exception as error:
                 raise _InputError(index, error) from error
-        cut = {index for index, item in prepared["text"] if item.truncated}
-        return tuple(vectors), tuple(index in cut for index in range(len(inputs)))
+        return tuple(vectors), tuple(notes)
 
-    def _prepare(self, served: Served, given: EncodeInput, name: str) -> tuple[Kind, Any]:
+    def _prepare(self, served: Served, given: EncodeInput, name: str) -> tuple[Kind, Any, tuple[str, ...]]:
+        """What the engine takes, and what of the input it does not hold."""
         kind: Kind = "image" if given.text is None else "text"
         if kind not in served.modalities:
             raise UnsupportedModality(
@@ -119,13 +123,14 @@ class Calls:
                 f"{served.encoder.passport.model} does not encode them"
             )
         if given.text is not None:
-            return kind, served.encoder.prepare_text(self._ingress.check_text(given.text, name))
+            text = served.encoder.prepare_text(self._ingress.check_text(given.text, name))
+            return kind, text, cut_note(text, served.encoder.context_length)
         try:
             data = base64.b64decode(given.image or "", validate=True)
         except binascii.Error as error:
             raise InvalidInput(f"{name}: image is not base64: {error}") from error
         with self._ingress.decoded(data, name) as decoded:
-            return kind, decoded.prepared_by(served.encoder.prepare_image)
+            return kind, decoded.prepared_by(served.encoder.prepare_image), decoded.notes
 
 
 def _error(error_class: str, message: str, item: int | None) -> ErrorReply:

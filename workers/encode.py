@@ -21,7 +21,7 @@ from workers.engine import Kind
 from workers.errors import BadVector, EngineUnavailable, SourceUnavailable
 from workers.flights import Boarding, Flights
 from workers.ingress import Ingress, digest_of
-from workers.items import PART_BYTES, Item, as_item_error, load_items, outcomes, parts
+from workers.items import PART_BYTES, Item, as_item_error, cut_note, load_items, outcomes, parts
 from workers.ledger import ClaimedChunk
 from workers.queries import query
 from workers.spaces import Served
@@ -184,8 +184,7 @@ class EncodeWork:
         if item.text is not None:
             prepared = served.encoder.prepare_text(item.text)
             item.truncated = prepared.truncated
-            if prepared.truncated:
-                item.note = f"only the first {served.encoder.context_length} tokens of the text were read"
+            item.note = "; ".join(cut_note(prepared, served.encoder.context_length)) or None
             return prepared
         data, item.data = item.data, None
         if data is None and item.uri is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from models.errors import InvalidInput as ModelInvalidInput
 from models.errors import NonFiniteVectors
+from models.protocols import Prepared
 from workers.database import Pool
 from workers.engine import Kind
 from workers.errors import (
@@ -101,6 +102,11 @@ def _outcome(item: Item, vector: Vector | None, error: ItemError | None) -> Outc
         item_id=item.item_id, generation=item.generation, modality=item.modality, external_id=item.external_id,
         digest=item.actual, vector=vector, error=error, learnt=item.actual is not None and item.actual != item.digest,
     )  # fmt: skip
+
+
+def cut_note(text: Prepared, context_length: int | None) -> tuple[str, ...]:
+    """What is said of a text that is longer than the model reads; nothing of others."""
+    return (f"only the first {context_length} tokens of the text were read",) if text.truncated else ()
 
 
 def as_item_error(error: BaseException, name: str) -> ItemError:

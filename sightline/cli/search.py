@@ -44,7 +44,7 @@ def search(
             per_group=per_group,
         )  # fmt: skip
     if as_json:
-        print_json({"status": hits.status, "truncated": hits.truncated, "hits": list(hits)})
+        print_json({"status": hits.status, "notes": hits.notes, "hits": list(hits)})
         return
     print_hits(hits)
 
@@ -60,8 +60,8 @@ def print_hits(hits: Hits, right: Sequence[bool] = ()) -> None:
         columns.insert(0, "right")
         rows = [("yes" if is_right else "no", *row) for is_right, row in zip(right, rows, strict=True)]  # type: ignore[misc]
     print_table(columns, rows, empty="nothing found")
-    if hits.truncated:
-        err.print("the query text was longer than the model reads: its end was ignored")
+    for note in hits.notes:
+        err.print(f"the query: {note}", markup=False, soft_wrap=True)
     if hits.status == "scan_limit":
         err.print("the search gave up (a wide filter far from the query, or huge groups): more hits may exist")
 

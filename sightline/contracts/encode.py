@@ -69,4 +69,6 @@ class EncodeReply(Contract):
     version: Version = VERSION
     space: Name = Field(description="Name of the space, whatever alias was asked for.")
     vectors: Several[Several[Finite]] = Field(description="Vectors of unit length.")
-    truncated: Several[bool] = Field(description="Whether a text was longer than the model reads.")
+    notes: Several[Several[str]] = Field(
+        description="What the vector does not show of its input, in words: the end of a long text, other frames."
+    )

@@ -424,3 +424,31 @@ def test_a_database_that_is_not_there_is_named(settings: Settings) -> None:
 def test_without_any_database_the_error_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ServiceMissing, match="sightline up"):
         Sightline(settings=Settings(home=tmp_path))
+
+
+def test_a_text_for_a_space_of_images_fails_alone(client: Sightline, connection: psycopg.Connection) -> None:
+    items = [Item(text="words", external_id="w"), Item(data=b"a picture", external_id="p"), Item(text="unnamed")]
+    job = client.ingest(items, collection="pictures only", space="pictures")
+    now = job.progress()
+    assert (now.submitted, now.failed, now.pending) == (3, 2, 1)
+    failures = job.failures()
+    assert {failure.error_class for failure in failures} == {"UnsupportedModality"}
+    assert "w: space pictures takes no texts" in {failure.message for failure in failures}
+    plan = client.plan_ingest(items, collection="pictures only", space="pictures")
+    assert (plan.unreadable, plan.unchanged) == (2, 1)
+
+
+def test_a_submitter_taken_for_dead_that_was_only_slow_to_end_has_given_everything(
+    client: Sightline, connection: psycopg.Connection
+) -> None:
+    def texts():
+        yield from (
+            Item(text=f"text {n}", external_id=str(n)) for n in range(512)
+        )  # one batch: it is added before more is read
+        connection.execute("update sightline.job set fed_at = fed_at - interval '11 minutes' where sealed_at is null")
+        connection.execute("select sightline.sweep('15 s', 3)")
+
+    job = client.ingest(texts(), collection="slow to end")
+    now = job.progress()
+    assert (now.submitted, now.error) == (512, None)
+    assert now.sealed_at is not None

@@ -59,8 +59,8 @@ def test_text_queries_find_what_they_say_far_above_chance(sl: Sightline) -> None
 
 
 def test_a_filter_and_a_search_by_vector(sl: Sightline) -> None:
-    (vector, *_), truncated = sl.encode(texts=["a red star"])
-    assert truncated == [False]
+    (vector, *_), notes = sl.encode(texts=["a red star"])
+    assert notes == [[]]
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-4)
     hits = sl.search(vector=vector, k=120, collection="scenes", where={"n": {"$lte": 2}})
     assert 0 < len(hits) < 120
@@ -149,8 +149,9 @@ def test_calls_that_cannot_be_answered_say_why(sl: Sightline, tmp_path: Path) ->
 
 
 def test_a_long_query_is_reported_as_cut(sl: Sightline) -> None:
-    assert sl.search(text="red star " * 100, k=1, collection="scenes").truncated
-    assert not sl.search(text="red star", k=1, collection="scenes").truncated
+    (note,) = sl.search(text="red star " * 100, k=1, collection="scenes").notes
+    assert "tokens of the text were read" in note
+    assert sl.search(text="red star", k=1, collection="scenes").notes == []
 
 
 def test_the_worker_is_started_again_when_it_dies(sl: Sightline, services, scenes: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import statistics
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from PIL import Image
 
 from models.encoder import Encoder
 from sightline.broker import CALL_TASK, Broker
@@ -38,11 +40,21 @@ def test_texts_and_images_are_answered_in_order(broker: Broker, encoder: Encoder
     image = base64.b64encode(png(1)).decode()
     answer = ask(broker, {"text": "a red cube"}, {"image": image}, {"text": long})
     assert answer["space"] == "tiny"
-    assert answer["truncated"] == [False, False, True]
+    cut = f"only the first {encoder.context_length} tokens of the text were read"
+    assert answer["notes"] == [[], [], [cut]]
     vectors = np.array(answer["vectors"], np.float32)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     texts = encoder.encode_texts([encoder.prepare_text(text) for text in ("a red cube", long)])
     assert np.allclose(vectors[[0, 2]], texts / np.linalg.norm(texts, axis=1, keepdims=True), atol=1e-5)
+
+
+def test_what_a_query_image_does_not_show_is_said(broker: Broker) -> None:
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    ((note,),) = ask(broker, {"image": base64.b64encode(file.getvalue()).decode()})["notes"]
+    assert "first" in note
+    assert "2" in note
 
 
 def test_an_alias_is_answered_with_the_name_of_its_space(broker: Broker) -> None:

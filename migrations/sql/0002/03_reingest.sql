@@ -304,3 +304,12 @@ language sql stable set search_path = pg_catalog, sightline, {vector}, pg_temp a
   ) f on true
   where e.item_id is null or e.generation < i.generation
 $$;
+
+-- No more items will come: the job may close. `error` says that the submitter broke off; what it gave is still done. A submitter that was
+-- taken for dead (see sweep) and was only slow to say that it is done has given everything.
+create or replace function sightline.seal_job(job_id bigint, error text default null) returns void
+language sql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
+  update sightline.job j set sealed_at = clock_timestamp(), error = coalesce(seal_job.error, nullif(j.error, 'the submitter went away'))
+  where j.job_id = seal_job.job_id and (j.sealed_at is null or j.error = 'the submitter went away');
+  select sightline.close_job(job_id);
+$$;

@@ -16,14 +16,15 @@ from models.scenes.losses import contrastive, presence
 from models.scenes.muon import orthogonal
 from models.scenes.sample import sample_scene
 from models.scenes.tokens import END_ID, PAD_ID, START_ID, UNKNOWN_ID
-from models.scenes.train import Plan, Trainer
+from models.scenes.train_encoder import EncoderTrainer
+from models.scenes.training import Plan
 from models.scenes.vocabulary import COLOURS, SHAPES
 
 
 def test_fifty_steps_from_an_empty_folder_let_the_loss_fall(tmp_path: Path) -> None:
     plan = Plan(steps=50, batch=32, first_share=0.3, warm_steps=5, workers=0, gallery=50)
     with Progress(disable=True) as progress:
-        losses = Trainer(tmp_path / "run", plan).run(progress)
+        losses = EncoderTrainer(tmp_path / "run", plan).run(progress)
     assert len(losses) == 50
     # The image tower alone, then both towers: another loss.
     assert np.mean(losses[10:15]) < 0.8 * np.mean(losses[:5])
@@ -34,9 +35,9 @@ def test_fifty_steps_from_an_empty_folder_let_the_loss_fall(tmp_path: Path) -> N
 
 def test_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     with Progress(disable=True) as progress:
-        first = Trainer(tmp_path, Plan(steps=3, batch=16, first_share=0.5, workers=0, gallery=50))
+        first = EncoderTrainer(tmp_path, Plan(steps=3, batch=16, first_share=0.5, workers=0, gallery=50))
         first.run(progress)
-        second = Trainer(tmp_path, Plan(steps=5, batch=16, first_share=0.5, workers=0, gallery=50))
+        second = EncoderTrainer(tmp_path, Plan(steps=5, batch=16, first_share=0.5, workers=0, gallery=50))
         second.resume()
         assert second.state.step == 3
         assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))

@@ -141,7 +141,7 @@ def test_ingest_search_and_the_ledger(up: Up, home: Path, scenes: Path, tmp_path
         (["ingest", "/no/such/folder"], 2, "there is no file or folder"),
         (["ingest"], 2, "give paths of files or folders, or --jsonl"),
         (["space", "create", "other", "--model", "/no/such/model"], 3, "/no/such/model"),
-        (["space", "create", "Bad Name", "--model", "bundled"], 2, "the name of a space is lower case letters"),
+        (["space", "create", "Bad Name", "--model", "bundled"], 2, '"Bad Name" cannot be the name of a space'),
         (["demo", "--images", "/no/such/folder"], 2, "there is no folder"),
         (["nonsense"], 2, "No such command"),
     ],

@@ -45,7 +45,7 @@ class BlipRecipe:
     unknown: float = 0.003
     most: int = 6
     single: bool = False
-    reuse: int = 3
+    reuse: int = 4
     pool: int = 6000
 
 

@@ -35,7 +35,7 @@ TOP: Final = 50
 _MOST: Final = Decoding(max_tokens=76)
 _BATCH: Final = 50
 
-Progress = Callable[[str, float], None]
+Tell = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Models:
 
 
 def evaluate_blip(
-    models: Models, encoder: Encoder, shown: Shown, images: Vectors, unseen: Shown, tell: Progress
+    models: Models, encoder: Encoder, shown: Shown, images: Vectors, unseen: Shown, tell: Tell
 ) -> tuple[dict[str, Figure], dict[str, float]]:
     """(every figure, the target of reranking by its name).
 
@@ -76,7 +76,7 @@ def evaluate_blip(
     return figures, {RERANKED: target}
 
 
-def _parts(values: Sequence[Any], what: str, tell: Progress) -> Iterator[Any]:
+def _parts(values: Sequence[Any], what: str, tell: Tell) -> Iterator[Any]:
     for start in range(0, len(values), _BATCH):
         tell(what, start / len(values))
         yield values[start : start + _BATCH]
@@ -114,7 +114,7 @@ def _told_apart(matcher: BlipMatcher, shown: Shown, tokens: torch.Tensor) -> dic
 
 
 def _reranked(
-    matcher: BlipMatcher, encoder: Encoder, shown: Shown, images: Vectors, tokens: torch.Tensor, tell: Progress
+    matcher: BlipMatcher, encoder: Encoder, shown: Shown, images: Vectors, tokens: torch.Tensor, tell: Tell
 ) -> tuple[Figure, float]:
     """(recall@1 once the matcher has reranked the encoder's first TOP, its target).
 
@@ -138,7 +138,7 @@ def _reranked(
 
 
 def _captions(
-    captioner: BlipCaptioner, shown: Shown, pixels: Sequence[Any], name: str, prompt: str | None, tell: Progress
+    captioner: BlipCaptioner, shown: Shown, pixels: Sequence[Any], name: str, prompt: str | None, tell: Tell
 ) -> dict[str, Figure]:
     """What greedy captions name, with all four attributes and with colour and shape alone."""
     texts = [

@@ -35,7 +35,7 @@ WEIGHTS: dict[str, float] = {
 
 def blip_plan(plan: Plan) -> Plan:
     """The plan with what is particular to this model."""
-    return replace(plan, batch=64, first_share=0.04, second_share=0.35, warm_steps=50, gallery=250)
+    return replace(plan, batch=64, first_share=0.04, second_share=0.35, warm_steps=50, every_minutes=6.0, gallery=250)
 
 
 class BlipTrainer(Trainer):

@@ -1,20 +1,29 @@
-"""``sightline eval scenes``: every figure of the shipped models on scenes that nobody trained on."""
+"""``sightline eval scenes``: every figure of the shipped models on scenes that nobody trained on.
+
+``python -m models.scenes.yardstick FOLDER --card RUN`` measures a captioner's folder instead, and writes its card.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+from rich.progress import Progress, TaskID
 
 from models.checkpoint import CAPTIONER_ID, JUDGE_ID, bundled_model
 
 from .card import verify
 from .evaluate import RENDERED, THINGS, Encoder, Shown, figures_of
 from .evaluate import TARGETS as ENCODER_TARGETS
-from .evaluate_blip import RERANKED, Models, Progress, evaluate_blip
+from .evaluate_blip import RERANKED, Models, Tell, evaluate_blip, write_blip_card
 from .evaluate_blip import TARGETS as BLIP_TARGETS
 from .recall import Figure, recall_at
 
+_IN_CARD = ("matcher", "captioner", "detector", "unseen combinations, ", "true caption above one that is wrong by one")
 SEEDS: Final = 1000
 """Seeds run from 0; each has scenes of its own."""
 
@@ -46,7 +55,7 @@ class Report:
         }
 
 
-def report(seed: int, count: int = 1000, *, split: str = "test", blip: str = "bundled", tell: Progress) -> Report:
+def report(seed: int, count: int = 1000, *, split: str = "test", blip: str = "bundled", tell: Tell) -> Report:
     """Measure the shipped models on the ``count`` scenes of a seed, in the split "test" or "validation".
 
     Args:
@@ -93,3 +102,27 @@ def report(seed: int, count: int = 1000, *, split: str = "test", blip: str = "bu
 def _encoder(folder: Path) -> Encoder:
     verify(folder)
     return Encoder(folder)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line that writes the card of a freshly trained captioner."""
+    parser = argparse.ArgumentParser(prog="python -m models.scenes.yardstick")
+    parser.add_argument("folder", type=Path, help="where training wrote the captioner")
+    parser.add_argument("--card", type=Path, required=True, metavar="RUN", help="the run.json of the training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=1000)
+    args = parser.parse_args(argv)
+    with Progress() as bar:
+        task = bar.add_task("loading", total=1.0)
+        tell = partial(_show, bar, task)
+        found = report(args.seed, args.count, blip=str(args.folder), tell=tell)
+    told = {name: figure for name, figure in found.figures.items() if name.startswith(_IN_CARD)}
+    write_blip_card(args.folder, json.loads(args.card.read_text(encoding="utf-8")), told, found.targets, found.where)
+
+
+def _show(bar: Progress, task: TaskID, what: str, share: float) -> None:
+    bar.update(task, description=what, completed=share)
+
+
+if __name__ == "__main__":
+    main()

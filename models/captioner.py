@@ -144,7 +144,7 @@ class BlipCaptioner:
 
     def _caption(self, ids: list[int], score: float) -> Caption:
         text = self._tokenizer.own.decode(ids, skip_special_tokens=True)
-        return Caption(" ".join(text.split()), min(score, 0.0), len(ids), ids[-1] != self._end)
+        return Caption(" ".join(text.split()), min(float(score), 0.0), len(ids), ids[-1] != self._end)
 
 
 def _choose(logs: np.ndarray, decoding: Decoding, dice: np.random.Generator) -> int:

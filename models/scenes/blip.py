@@ -24,8 +24,9 @@ SIDE: Final = 96
 PATCH: Final = 32
 CONTEXT: Final = 80
 """Tokens of the longest text: a full caption of six things has 66."""
-READ_LAYER: Final = 2
-"""Text layer whose hidden states say which grid cells a word speaks of; the layers after it use that."""
+WORD_LAYER, READ_LAYER = 1, 2
+"""Text layers whose hidden states say which grid cells have a word's attribute, and which hold what a noun with its
+adjectives speaks of; the layers after them use that."""
 UNTRAINED: Final = ("vision_proj", "text_proj")
 """Parts of ``BlipForImageTextRetrieval`` that only its cosine mode uses; saved as zeros."""
 
@@ -79,16 +80,16 @@ class Blip(nn.Module):
         tokens: Tensor = self.vision_model(pixel_values=pixels).last_hidden_state
         return tokens
 
-    def match(self, ids: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def match(self, ids: Tensor, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Texts (B, T) beside image tokens: logits (B, 2) for "false" and "true", and the hidden states (B, T, width)
-        of READ_LAYER and of the last layer."""
+        before the first layer and after each."""
         out = self.text_encoder(
             input_ids=ids,
             attention_mask=(ids != PAD_ID).long(),
             encoder_hidden_states=images,
             output_hidden_states=True,
         )
-        return self.itm_head(out.last_hidden_state[:, 0]), out.hidden_states[READ_LAYER], out.last_hidden_state
+        return self.itm_head(out.last_hidden_state[:, 0]), out.hidden_states
 
     def tell(self, ids: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Next-token logits (B, T, words) of texts (B, T), and the hidden states (B, T, width) of READ_LAYER.

@@ -136,15 +136,17 @@ class BlipBatches(IterableDataset[Batch]):
 def _chunk(texts: Sequence[tuple[Told, int, bool]]) -> Batch:
     """``ids`` (n, T), ``rows`` (n,) of their scenes, ``flags`` (n,).
 
-    Marked tokens as (text, position) with their targets: ``nouns`` (M, 2) and ``noun_cells`` (M, 9), ``truths`` (K, 2)
-    and ``true`` (K,), ``spans`` (S, 2) and ``span_cells`` (S, 9).
+    Marked tokens as (text, position) with their targets: ``words`` (W, 2) and ``word_cells`` (W, 9), ``nouns`` (M, 2)
+    and ``noun_cells`` (M, 9), ``truths`` (K, 2) and ``true`` (K,), ``spans`` (S, 2) and ``span_cells`` (S, 9).
     """
     ids = np.full((len(texts), max(len(told.ids) for told, _, _ in texts)), PAD_ID)
-    found: dict[str, list[Any]] = {
-        name: [] for name in ("nouns", "noun_cells", "truths", "true", "spans", "span_cells")
-    }
+    names = ("words", "word_cells", "nouns", "noun_cells", "truths", "true", "spans", "span_cells")
+    found: dict[str, list[Any]] = {name: [] for name in names}
     for n, (told, _, _) in enumerate(texts):
         ids[n, : len(told.ids)] = told.ids
+        for at, cells in told.words:
+            found["words"].append((n, at))
+            found["word_cells"].append(cells)
         for at, cells in told.nouns:
             found["nouns"].append((n, at))
             found["noun_cells"].append(cells)
@@ -160,9 +162,9 @@ def _chunk(texts: Sequence[tuple[Told, int, bool]]) -> Batch:
         "rows": torch.tensor([row for _, row, _ in texts]),
         "flags": torch.tensor([flag for _, _, flag in texts]),
     }
-    for name in ("nouns", "truths", "spans"):
+    for name in ("words", "nouns", "truths", "spans"):
         out[name] = torch.tensor(found[name], dtype=torch.int64).reshape(-1, 2)
-    for name in ("noun_cells", "span_cells"):
+    for name in ("word_cells", "noun_cells", "span_cells"):
         out[name] = torch.from_numpy(np.asarray(found[name], dtype=np.float32).reshape(-1, 9))
     out["true"] = torch.tensor(found["true"], dtype=torch.float32)
     return out

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blip import Blip
+from .blip import READ_LAYER, WORD_LAYER, Blip
 from .encoder import scale_pixels
 from .losses import SCENE_CLASSES
 from .tokens import PAD_ID
@@ -17,8 +17,12 @@ Batch = dict[str, Any]
 
 
 class BlipHeads(nn.Module):
-    """Linear heads: which cells a word speaks of (matcher), which the next words will (captioner), whether a clause is
-    true; which cell a patch token is, and the scene's count, background, word and style from the class token."""
+    """Linear heads, thrown away afterwards.
+
+    Of words: which cells have their attribute, which hold a claim's thing, whether a clause is true (matcher), which
+    cells the next words speak of (captioner). Of patches: which cell they are; of the class token: the scene's count,
+    background, word and style.
+    """
 
     def __init__(self, text_width: int, vision_width: int) -> None:
         super().__init__()
@@ -27,6 +31,7 @@ class BlipHeads(nn.Module):
         self.clause = nn.Linear(text_width, 1)
         self.place = nn.Linear(vision_width, 9)
         self.scene = nn.Linear(vision_width, sum(SCENE_CLASSES))
+        self.word = nn.Linear(text_width, 9)
 
     def place_loss(self, tokens: Tensor) -> Tensor:
         """Cross entropy of which cell each patch token (B, 9, width) is, in nats."""
@@ -71,17 +76,19 @@ def _write_losses(model: Blip, heads: BlipHeads, chunks: list[Batch], images: Te
 
 
 def _match_losses(model: Blip, heads: BlipHeads, chunks: list[Batch], images: Tensor) -> dict[str, Tensor]:
-    """``match``: cross entropy of true or false; ``noun`` and ``clause``: the same for the cells and the clauses."""
-    sums: dict[str, list[Tensor]] = {"match": [], "noun": [], "clause": []}
+    """``match``: cross entropy of true or false; ``word``, ``noun``, ``clause``: the same for marked words."""
+    sums: dict[str, list[Tensor]] = {"match": [], "word": [], "noun": [], "clause": []}
     counts = dict.fromkeys(sums, 0)
     for chunk in chunks:
-        logits, middle, last = model.match(chunk["ids"], images[chunk["rows"]])
-        nouns, truths = chunk["nouns"], chunk["truths"]
-        places = heads.noun(middle[nouns[:, 0], nouns[:, 1]])
-        clauses = heads.clause(last[truths[:, 0], truths[:, 1]])[:, 0]
+        logits, hidden = model.match(chunk["ids"], images[chunk["rows"]])
+        words, nouns, truths = chunk["words"], chunk["nouns"], chunk["truths"]
+        having = heads.word(hidden[WORD_LAYER][words[:, 0], words[:, 1]])
+        places = heads.noun(hidden[READ_LAYER][nouns[:, 0], nouns[:, 1]])
+        clauses = heads.clause(hidden[-1][truths[:, 0], truths[:, 1]])[:, 0]
         sums["match"].append(F.cross_entropy(logits, chunk["flags"].long(), reduction="sum"))
+        sums["word"].append(F.binary_cross_entropy_with_logits(having, chunk["word_cells"], reduction="sum"))
         sums["noun"].append(F.binary_cross_entropy_with_logits(places, chunk["noun_cells"], reduction="sum"))
         sums["clause"].append(F.binary_cross_entropy_with_logits(clauses, chunk["true"], reduction="sum"))
-        for name, marks in (("match", logits), ("noun", nouns), ("clause", truths)):
+        for name, marks in (("match", logits), ("word", words), ("noun", nouns), ("clause", truths)):
             counts[name] += len(marks)
     return {name: torch.stack(values).sum() / max(counts[name], 1) for name, values in sums.items()}

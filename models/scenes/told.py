@@ -26,12 +26,14 @@ _VALUES: Final = {"colour": tuple(COLOURS), "shape": SHAPES, "size": SIZES, "tex
 class Told:
     """Token ids, and marks on some of them.
 
-    ``nouns``: (position of a claim's noun, which grid cells hold a thing that fits the claim). ``truths``: (position of
+    ``words``: (position of an attribute, which grid cells hold a thing that has it). ``nouns``: (position of a claim's
+    noun, which grid cells hold a thing that fits the whole claim). ``truths``: (position of
     a part's last word, whether the part is true of the scene). ``spans``: (position before a claim's first word,
     position before its noun, its cells), for things only.
     """
 
     ids: list[int]
+    words: list[tuple[int, NDArray[np.bool_]]] = field(default_factory=list)
     nouns: list[tuple[int, NDArray[np.bool_]]] = field(default_factory=list)
     truths: list[tuple[int, bool]] = field(default_factory=list)
     spans: list[tuple[int, int, NDArray[np.bool_]]] = field(default_factory=list)
@@ -86,11 +88,19 @@ def tell(query: Query, scene: Scene, *, full: bool = False, punctuation: bool = 
         out.ids += [known[word] for word in part.words]
         for offset, claim in part.nouns:
             out.nouns.append((begin + offset, cells(claim, scene)))
+            out.words += _attributes(claim, begin + offset, scene)
         if len(part.nouns) == 1 and part.nouns[0][1].shape is not None:
             out.spans.append((begin - 1, len(out.ids) - 2, out.nouns[-1][1]))
         out.truths.append((len(out.ids) - 1, part.query.matches(scene)))
     out.ids.append(known[END])
     return out
+
+
+def _attributes(claim: Claim, noun: int, scene: Scene) -> list[tuple[int, NDArray[np.bool_]]]:
+    """(position, cells that hold a thing with that attribute alone) of a claim's adjectives, and of its noun."""
+    alone = [Claim(**{name: value}) for name in ("size", "texture", "colour") if (value := getattr(claim, name))]
+    marks = [(noun - len(alone) + k, cells(one, scene)) for k, one in enumerate(alone)]
+    return marks if claim.shape is None else [*marks, (noun, cells(Claim(shape=claim.shape), scene))]
 
 
 def cells(claim: Claim, scene: Scene) -> NDArray[np.bool_]:

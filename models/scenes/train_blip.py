@@ -28,7 +28,7 @@ from .training import Batch, Phase, Plan, Trainer, moved
 
 WEIGHTS: dict[str, float] = {
     "cells": 0.5, "boxes": 4.0, "place": 0.3, "scene": 0.1,
-    "write": 1.0, "next": 0.5, "match": 1.5, "noun": 0.5, "clause": 1.5,
+    "write": 1.0, "next": 0.5, "match": 1.5, "word": 0.5, "noun": 0.5, "clause": 1.5,
 }  # fmt: skip
 """What each loss of ``blip_losses`` counts."""
 

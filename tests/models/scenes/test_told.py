@@ -63,3 +63,16 @@ def test_captions_to_write_name_things_row_by_row() -> None:
         first = [int(cells(claim, scene).argmax()) for claim in query.claims if claim.shape is not None]
         assert first == sorted(first)
         assert query.claims[0] == Claim(count=len(scene))
+
+
+def test_attributes_point_at_the_cells_that_have_them() -> None:
+    tokenizer = blip_tokenizer()
+    for i, scene in enumerate(SCENES):
+        told = tell(caption(scene, "full", i).query, scene)
+        for at, mask in told.words:
+            word = tokenizer.id_to_token(told.ids[at])
+            there = {
+                int(t.y * 3) * 3 + int(t.x * 3) for t in scene if word.removesuffix("es") in t.kind or word in t.kind
+                or word.removesuffix("s") in t.kind
+            }  # fmt: skip
+            assert {k for k in range(9) if mask[k]} == there, word

@@ -59,9 +59,9 @@ class BlipTrainer(Trainer):
         self.heads = BlipHeads(config.text_config.hidden_size, config.vision_config.hidden_size)
         return self.model, self.heads
 
-    def slower(self, name: str) -> float:
-        """A tower that was trained before learns at half the rate."""
-        return 0.5 if self.start is not None and name.startswith("vision_model.") else 1.0
+    def trained_before(self, name: str) -> bool:
+        """The tower's layers, if they are a dual encoder's; its embeddings have to learn new patches and places."""
+        return self.start is not None and name.startswith("vision_model.encoder.")
 
     def batches(self, phase: Phase) -> BlipBatches:
         """Scenes with texts; small scenes and texts of one thing until words have found their cells."""

@@ -104,26 +104,31 @@ class Trainer(ABC):
         """The first scene that this process of this seed has not seen yet."""
         return self.plan.seed * (1 << 32) + self.team.rank * (1 << 28) + self.state.samples // self.team.size
 
-    def slower(self, name: str) -> float:  # noqa: ARG002
-        """By what factor a parameter of that name learns more slowly, for one that was trained before."""
-        return 1.0
+    def trained_before(self, name: str) -> bool:  # noqa: ARG002
+        """Whether a parameter of that name starts from trained weights, so that small steps suffice."""
+        return False
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """Muon for the layers' matrices, AdamW for all else. Each group keeps its peak rate."""
+        """Muon for the layers' new matrices, AdamW for all else. Each group keeps its peak rate."""
         plan = self.plan
         named = dict(self.networks["model"].named_parameters())
-        hidden = {name: p for name, p in named.items() if (".layers." in name or ".layer." in name) and p.ndim == 2}
-        rest = [p for name, p in named.items() if name not in hidden] + list(self.networks["heads"].parameters())
+        before = [p for name, p in named.items() if self.trained_before(name)]
+        taken = set(map(id, before))
+        hidden = [
+            p for name, p in named.items()
+            if (".layers." in name or ".layer." in name) and p.ndim == 2 and id(p) not in taken
+        ]  # fmt: skip
+        taken |= set(map(id, hidden))
+        rest = [p for p in (*named.values(), *self.networks["heads"].parameters()) if id(p) not in taken]
         groups = [
             {"params": [p for p in rest if p.ndim >= 2], "weight_decay": plan.decay},
             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+            {"params": before, "weight_decay": 0.0, "lr": plan.rate / 4},
         ]
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), fused=True)
+            torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), fused=True),
+            Muon(hidden, plan.muon),
         ]
-        for factor in sorted({self.slower(name) for name in hidden}):
-            chosen = [p for name, p in hidden.items() if self.slower(name) == factor]
-            optimizers.append(Muon(chosen, plan.muon * factor))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["peak"] = group["lr"]

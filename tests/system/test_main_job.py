@@ -12,7 +12,7 @@ import pytest
 from models.encoder import load_encoder
 from sightline.cli.ingest import read_jsonl
 from sightline.client import Sightline
-from sightline.errors import CallFailed, CallTimeout
+from sightline.errors import CallTimeout, UsageError
 from sightline.item import Item
 
 
@@ -140,7 +140,7 @@ def test_searches_in_threads(sl: Sightline) -> None:
 
 
 def test_calls_that_cannot_be_answered_say_why(sl: Sightline, tmp_path: Path) -> None:
-    with pytest.raises(CallFailed, match="NotAnImage"):
+    with pytest.raises(UsageError, match="NotAnImage: the query image is text"):
         sl.search(image=b"no image", k=1)
     with sl.database.transaction() as connection:
         connection.execute("select sightline.create_space('unserved', 'none', 3, pool => 'nobody')")

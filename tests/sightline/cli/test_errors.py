@@ -185,7 +185,7 @@ def test_no_redis_and_no_worker(cli: Cli, database_url: str, redis_url: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["space", "alias", "No Alias", "toy"], "an alias is lower case letters"),
+        (["space", "alias", "No Alias", "toy"], '"No Alias" cannot be the name of an alias'),
         (["space", "alias", "current", "nope"], 'no space named "nope"'),
         (["cancel", "999"], "there is no job 999"),
         (["pause", "--queue", "encoed"], 'there is no queue "encoed"; queues: encode'),

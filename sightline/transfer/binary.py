@@ -36,10 +36,13 @@ def normalise(vectors: np.ndarray, given: np.ndarray) -> tuple[np.ndarray, np.nd
     zero = finite & (lengths < np.finfo(np.float32).tiny)
     problems |= {int(n): "its vector is zero" for n in np.flatnonzero(zero)}
     rounded = (np.abs(lengths - 1) <= UNIT_TOLERANCE) & (~np.isnan(given) | (vectors.dtype == np.float16))
-    divisors = np.where(rounded | zero | ~finite, 1, lengths).astype(np.float32)
+    norms = np.where(np.isnan(given), lengths, given)
+    long = finite & ~zero & (norms > np.finfo(np.float32).max)  # the column takes no larger one
+    problems |= {int(n): "its vector is longer than a float32 can say" for n in np.flatnonzero(long)}
+    divisors = np.where(rounded | zero | ~finite, 1, lengths)
     with np.errstate(over="ignore", invalid="ignore"):  # of the bad ones
         units = (wide / divisors[:, None]).astype(">f2")
-    return units, np.where(np.isnan(given), lengths, given), problems
+    return units, norms, problems
 
 
 def copy_rows(

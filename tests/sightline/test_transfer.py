@@ -217,6 +217,17 @@ def test_a_bad_row_is_a_failure_and_its_neighbours_are_stored(client: Sightline,
     assert (job.wait(timeout=5).failed, job.progress().pending) == (7, 0)
 
 
+def test_a_vector_longer_than_a_float32_fails_alone(client: Sightline, tmp_path: Path) -> None:
+    vectors = random(3)
+    vectors[1] = np.finfo(np.float32).max
+    save(tmp_path, vectors, ["good", "long", "also good"])
+    report = client.import_vectors("toy", [tmp_path / "vectors.npy"], [tmp_path / "ids.json"], collection="long")
+    assert [row[0] for row in stored(client, "long")] == ["also good", "good"]
+    (failure,) = client.job(report.job_id).failures()
+    assert (failure.external_id, failure.error_class) == ("long", "BadVector")
+    assert failure.message == "row 1 of ids.json: its vector is longer than a float32 can say"
+
+
 def test_an_id_given_again_in_a_later_batch_is_found(client: Sightline, tmp_path: Path) -> None:
     save(tmp_path, random(9000), [f"{n}" for n in range(8999)] + ["17"])
     report = client.import_vectors("toy", [tmp_path / "vectors.npy"], [tmp_path / "ids.json"], collection="late")

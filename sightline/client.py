@@ -16,7 +16,7 @@ from sightline.broker import Broker, as_reply
 from sightline.control import FailureFilter, Retry
 from sightline.database import Database, LentConnection
 from sightline.errors import ServiceMissing, UsageError
-from sightline.ingest import Ingest
+from sightline.ingest import Ingest, tuple_cursor
 from sightline.item import Ingestible, path_of_uri
 from sightline.job import Job
 from sightline.plan import IngestPlan, plan_ingest
@@ -268,20 +268,28 @@ class Sightline:
         This is SQL's `sightline.submit`; docs/enqueue.md explains the arguments.
 
         Raises:
-            ContractViolated: the payload does not fit the contract of its kind (docs/contracts.md).
+            UsageError: an argument of the wrong type.
+            ContractViolated: the payload does not fit the contract of its kind (docs/contracts.md), or items are not
+                JSON.
             RequestRefused: the database refused another argument.
         """
         from sightline.contracts.check import check_payload  # here, for few commands need it
+        from sightline.contracts.problem import as_text
 
         check_payload(kind, payload)
-        with self.database.transaction(connection) as cursor:
+        if items is not None and not isinstance(items, (list, tuple)):
+            raise UsageError(f"items must be a list, not a {type(items).__name__}")
+        if idempotency_key is not None and (not isinstance(idempotency_key, str) or not idempotency_key):
+            raise UsageError(f"idempotency_key must be a string and not empty, not {idempotency_key!r:.50}")
+        specifications = None if items is None else as_text(items, "items")
+        with tuple_cursor(self.database, connection) as cursor:
             row = cursor.execute(
-                "select sightline.submit(%s, %s, %s, %s, %s, idempotency_key => %s)",
+                "select sightline.submit(%s, %s, %s, %s::jsonb, %s, idempotency_key => %s)",
                 (
                     kind,
                     Jsonb(dict(payload)),
                     collection,
-                    None if items is None else Jsonb(list(items)),
+                    specifications,
                     lane,
                     idempotency_key,
                 ),

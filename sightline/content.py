@@ -89,8 +89,8 @@ def _check_types(item: Item) -> None:
             raise _Unfit("BadExternalId", f"external_id must be a string and not empty, not {item.external_id!r:.50}")
         if len(item.external_id.encode("utf-8", "replace")) > MAX_EXTERNAL_ID:
             raise _Unfit("BadExternalId", f"external_id is longer than {MAX_EXTERNAL_ID:,} bytes")
-    if item.group_key is not None and not isinstance(item.group_key, str):
-        raise _Unfit("BadItem", f"group_key must be a string, not {item.group_key!r:.50}")
+    if item.group_key is not None:
+        _check_group_key(item.group_key)
     if not isinstance(item.metadata, Mapping):
         raise _Unfit("BadMetadata", f"metadata must be a mapping, not a {type(item.metadata).__name__}")
     if item.path is not None and (not isinstance(item.path, (str, os.PathLike)) or not os.fspath(item.path)):
@@ -99,6 +99,13 @@ def _check_types(item: Item) -> None:
         raise _Unfit("BadItem", f"data must be bytes, not a {type(item.data).__name__}")
     if item.text is not None and not isinstance(item.text, str):
         raise _Unfit("BadText", f"text must be a string, not a {type(item.text).__name__}")
+
+
+def _check_group_key(group_key: object) -> None:
+    if not isinstance(group_key, str) or not group_key:
+        raise _Unfit("BadItem", f"group_key must be a string and not empty, not {group_key!r:.50}")
+    if len(group_key.encode("utf-8", "replace")) > MAX_EXTERNAL_ID:
+        raise _Unfit("BadItem", f"group_key is longer than {MAX_EXTERNAL_ID:,} bytes")
 
 
 def _content(item: Item, settings: Settings, stored: Stored | None, *, read: bool) -> Prepared:

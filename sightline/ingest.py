@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import psycopg
+from psycopg import Cursor
+from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.json import Jsonb
 
 from sightline.content import Prepared, Stored, prepare, reject
@@ -51,19 +53,19 @@ class Ingest:
         """Read the stream to its end. When it raises, what was read so far is still done, and the job says so."""
         if self._connection is not None:
             # All in the caller's transaction, which takes everything back when this raises.
-            with self._database.transaction(self._connection) as connection:
-                self._open(connection)
+            with tuple_cursor(self._database, self._connection) as cursor:
+                self._open(cursor)
                 for batch in self._batches(items, root):
-                    self._add(connection, batch)
-                self._seal(connection)
+                    self._add(cursor, batch)
+                self._seal(cursor)
             return self._job()
-        with self._database.transaction() as connection:
-            self._open(connection)
+        with tuple_cursor(self._database) as cursor:
+            self._open(cursor)
         try:
             with progress_bar("submitted", enabled=progress, count=lambda: count_items(items)) as advance:
                 for batch in self._batches(items, root):
-                    with self._database.transaction() as connection:
-                        self._add(connection, batch)
+                    with tuple_cursor(self._database) as cursor:
+                        self._add(cursor, batch)
                     advance(len(batch))
         except BaseException as error:
             self._seal_broken(error)
@@ -74,8 +76,8 @@ class Ingest:
             if isinstance(error, SightlineError):
                 raise type(error)(f"{error} (job {self._job_id} goes on with what was submitted)") from error
             raise
-        with self._database.transaction() as connection:
-            self._seal(connection)
+        with tuple_cursor(self._database) as cursor:
+            self._seal(cursor)
         return self._job()
 
     def _batches(self, items: Ingestible | Iterable[Ingestible], root: Path | None) -> Iterator[list[Prepared]]:
@@ -93,36 +95,43 @@ class Ingest:
         assert self._job_id is not None
         return Job(self._database, self._job_id)
 
-    def _open(self, connection: psycopg.Connection) -> None:
-        row = connection.execute("select (sightline.open_job(%s, %s, %s, %s)).job_id", self._request).fetchone()
+    def _open(self, cursor: Cursor[TupleRow]) -> None:
+        row = cursor.execute("select (sightline.open_job(%s, %s, %s, %s)).job_id", self._request).fetchone()
         assert row is not None
         self._job_id = row[0]
 
-    def _add(self, connection: psycopg.Connection, batch: list[Prepared]) -> None:
+    def _add(self, cursor: Cursor[TupleRow], batch: list[Prepared]) -> None:
         # Sorted, so that two ingests of the same files cannot wait for each other crosswise.
         blobs = {bytes.fromhex(p.spec["digest"]): p.blob for p in batch if p.blob is not None}
         if blobs:
-            known = connection.execute(
+            known = cursor.execute(
                 "select digest from sightline.blob where digest = any(%s)", (list(blobs),)
             ).fetchall()
             new = sorted(blobs.keys() - {digest for (digest,) in known})
-            connection.execute(
+            cursor.execute(
                 "insert into sightline.blob (digest, bytes) select * from unnest(%b::bytea[], %b::bytea[]) "
                 "on conflict do nothing",
                 (new, [blobs[digest] for digest in new]),
             )
-        connection.execute("select sightline.add_items(%s, %s)", (self._job_id, Jsonb([p.spec for p in batch])))
+        cursor.execute("select sightline.add_items(%s, %s)", (self._job_id, Jsonb([p.spec for p in batch])))
 
-    def _seal(self, connection: psycopg.Connection, error: str | None = None) -> None:
-        connection.execute("select sightline.seal_job(%s, %s)", (self._job_id, error))
+    def _seal(self, cursor: Cursor[TupleRow], error: str | None = None) -> None:
+        cursor.execute("select sightline.seal_job(%s, %s)", (self._job_id, error))
 
     def _seal_broken(self, error: BaseException) -> None:
         """Close the stream after an error, if the database still answers; else the first error is the one to see."""
         try:
-            with self._database.transaction() as connection:
-                self._seal(connection, f"the ingest broke off: {type(error).__name__}: {error}")
+            with tuple_cursor(self._database) as cursor:
+                self._seal(cursor, f"the ingest broke off: {type(error).__name__}: {error}")
         except SightlineError:
             pass
+
+
+@contextmanager
+def tuple_cursor(database: Database, lent: LentConnection | None = None) -> Iterator[Cursor[TupleRow]]:
+    """A cursor in `database.transaction(lent)` that gives tuples, whatever the factories of a lent connection."""
+    with database.transaction(lent) as connection, Cursor(connection, row_factory=tuple_row) as cursor:
+        yield cursor
 
 
 def prepare_stream(
@@ -136,7 +145,7 @@ def prepare_stream(
     connection: LentConnection | None = None,
 ) -> Iterator[Prepared]:
     """Prepare items one by one; what is stored of them is looked up a group at a time."""
-    with database.transaction(connection) as cursor:
+    with tuple_cursor(database, connection) as cursor:
         row = cursor.execute("select name, modalities from sightline.resolve_space(%s)", (space,)).fetchone()
     assert row is not None
     name, modalities = row
@@ -158,7 +167,7 @@ def _stored(
     ids = [external_id for external_id in ids if is_storable(external_id)]
     if not ids:
         return {}
-    with database.transaction(connection) as cursor:
+    with tuple_cursor(database, connection) as cursor:
         rows = cursor.execute(
             "select i.external_id, i.uri, i.source_tag, encode(i.digest, 'hex'), i.blob_digest is not null "
             "from sightline.item i where i.external_id = any(%s) "

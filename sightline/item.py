@@ -35,7 +35,7 @@ class Item:
 
 
 MAX_EXTERNAL_ID = 2000
-"""Bytes of an external_id: it is part of a unique index, whose rows Postgres limits."""
+"""Bytes of an external_id: it is part of a unique index, whose rows Postgres limits. A group_key has as many."""
 
 Ingestible = Item | str | os.PathLike[str] | bytes | Mapping[str, Any]
 """A path of a file or folder, the bytes of an image file, an Item, or a mapping of Item's fields."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from sightline.content import prepare
-from sightline.errors import CallFailed, UsageError
+from sightline.errors import CallFailed, ContractViolated, UsageError
 from sightline.item import Found, Item, printable
 from sightline.results import Space
 from sightline.settings import Settings
@@ -60,15 +61,25 @@ def check_search(text: object, vector: object, k: object, where: object) -> None
     """
     if text is not None and (not isinstance(text, str) or not text.strip()):
         raise UsageError(f"text must be a string and not empty, not {text!r:.50}")
-    if not isinstance(k, int) or not 1 <= k <= MAX_K:
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
         raise UsageError(f"k must be a whole number from 1 to {MAX_K:,}, not {k!r}")
     if where is not None and not isinstance(where, Mapping):
         raise UsageError(f"where must be a mapping of fields to values, not a {type(where).__name__}")
+    if where is not None:
+        from sightline.contracts.problem import as_text  # here, for few searches need it
+
+        try:
+            as_text(dict(where), "where")
+        except ContractViolated as error:
+            raise UsageError(str(error)) from error
     if vector is not None:
         try:
-            [float(x) for x in vector]  # type: ignore[attr-defined]
-        except (TypeError, ValueError) as error:
+            numbers = [float(x) for x in vector]  # type: ignore[attr-defined]
+        except (TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"vector must be a sequence of numbers: {error}") from error
+        unfit = next((n for n, x in enumerate(numbers) if not math.isfinite(x)), None)
+        if unfit is not None:
+            raise UsageError(f"vector must hold finite numbers: number {unfit} is {numbers[unfit]}")
 
 
 def check_modalities(space: Space, texts: Sequence[str], images: Sequence[bytes]) -> None:

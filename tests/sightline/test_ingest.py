@@ -11,10 +11,11 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy
+from psycopg.rows import dict_row
 from sqlalchemy.orm import Session
 
 from sightline.client import Sightline
-from sightline.errors import JobNotVisible, RequestRefused, ServiceMissing, UsageError
+from sightline.errors import ContractViolated, JobNotVisible, RequestRefused, ServiceMissing, UsageError
 from sightline.item import Item
 from sightline.settings import Settings
 
@@ -241,6 +242,33 @@ def test_the_callers_psycopg_transaction_decides(client: Sightline, database_url
     assert job.progress().pending == 1
 
 
+def test_the_factories_of_a_lent_connection_do_not_matter(client: Sightline, database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"bytes")
+    with psycopg.connect(database_url, row_factory=dict_row, cursor_factory=psycopg.RawCursor) as mine:
+        for _ in range(2):
+            job = client.ingest([tmp_path / "a.png", Item(text="b")], collection="dicts", connection=mine)
+        whole = client.submit("encode", {}, collection="dicts", connection=mine)
+        assert mine.execute("select 1 as one").fetchone() == {"one": 1}
+    assert (job.progress().submitted, whole.progress().submitted) == (2, 2)
+
+
+def test_arguments_of_submit_are_refused_by_name(client: Sightline) -> None:
+    with pytest.raises(UsageError, match="items must be a list, not a dict"):
+        client.submit("encode", {}, collection="c", items={"text": "a"})  # type: ignore[arg-type]
+    with pytest.raises(ContractViolated, match="items holds a NUL character, which Postgres cannot store"):
+        client.submit("encode", {}, collection="c", items=[{"text": "a\0b"}])
+    for key in ("", 7):
+        with pytest.raises(UsageError, match="idempotency_key must be a string and not empty"):
+            client.submit("encode", {}, collection="c", items=[], idempotency_key=key)  # type: ignore[arg-type]
+
+
+def test_a_whole_collection_must_be_there(client: Sightline, connection: psycopg.Connection) -> None:
+    with pytest.raises(RequestRefused, match='no collection named "never-was"'):
+        client.submit("encode", {}, collection="never-was")
+    names = connection.execute("select name from sightline.collection where name = 'never-was'").fetchall()
+    assert names == []
+
+
 def test_the_callers_sqlalchemy_transaction_decides(client: Sightline, database_url: str) -> None:
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database_url))
     with engine.connect() as mine:
@@ -286,6 +314,9 @@ def test_submit_from_sql_alone(connection: psycopg.Connection) -> None:
         ([{"text": "a", "metadata": 3}], "metadata must be an object"),
         ([{"text": "a", "external_id": ""}], "external_id must be a string and not empty"),
         ([{"text": "a", "external_id": "x" * 2001}], "external_id is longer than 2000 bytes"),
+        ([{"text": "a", "group_key": 3}], "group_key must be a string and not empty"),
+        ([{"text": "a", "group_key": ""}], "group_key must be a string and not empty"),
+        ([{"text": "a", "group_key": "x" * 2001}], "group_key is longer than 2000 bytes"),
         ([{"text": " \n"}], "the text is empty"),
         ([999_999_999], "there is no item of this id"),
         ([1.5], "an item id is a whole number"),
@@ -339,13 +370,15 @@ def test_items_of_wrong_types_are_failures_of_their_own(client: Sightline) -> No
         Item(text="a", external_id=5), Item(text="a", external_id=""), Item(text="a", external_id="x" * 2001),
         Item(data="abc", external_id="data"), Item(path=5), Item(path=""), Item(path="x" * 5000), Item(path="nul \x00"),
         Item(text=b"bytes", external_id="text"), Item(text="a", external_id="meta", metadata=[1]),
-        Item(text="a", external_id="group", group_key=3), Item(text="good", external_id="good"),
+        Item(text="a", external_id="group", group_key=3), Item(text="a", external_id="group ''", group_key=""),
+        Item(text="a", external_id="group x", group_key="x" * 2001), Item(text="good", external_id="good"),
     ]  # fmt: skip
     job = client.ingest(items, collection="types")
     assert [(f.external_id[:9], f.error_class) for f in job.failures()] == [
         ("5", "BadExternalId"), ("(empty)", "BadExternalId"), ("xxxxxxxxx", "BadExternalId"), ("data", "BadItem"),
         ("5", "BadItem"), ("(empty)", "BadItem"), ("xxxxxxxxx", "BadExternalId"), ("nul \\x00", "Unreadable"),
         ("text", "BadText"), ("meta", "BadMetadata"), ("group", "BadItem"),
+        ("group ''", "BadItem"), ("group x", "BadItem"),
     ]  # fmt: skip
     assert job.progress().pending == 1
 

@@ -30,6 +30,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._closed = False
         # No server-side prepared statements: a PgBouncer in transaction mode may stand in between.
         self._pool: ConnectionPool[psycopg.Connection[TupleRow]] = ConnectionPool(
             url, min_size=0, max_size=8, open=False, timeout=_CONNECT_SECONDS, reconnect_timeout=_CONNECT_SECONDS,
@@ -38,7 +39,8 @@ class Database:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, for good."""
+        self._closed = True
         self._pool.close()
 
     @contextmanager
@@ -65,6 +67,8 @@ class Database:
 
     def _open(self) -> None:
         """Open the pool once; a first connection of its own tells at once, and in the server's words, what is wrong."""
+        if self._closed:
+            raise UsageError("this client is closed: make another one")
         if self._pool.closed:
             psycopg.connect(self.url, connect_timeout=_CONNECT_SECONDS).close()
             self._pool.open()
@@ -133,7 +137,7 @@ def translated_errors(url: str | None = None) -> Iterator[None]:
     except psycopg.OperationalError as error:
         if error.sqlstate in ("42704", "55000", "P0002") or (error.sqlstate or "").startswith("54"):
             raise RequestRefused(str(error.diag.message_primary)) from error
-        raise ServiceMissing(f"Postgres cannot be reached: {' '.join(str(error).split())}") from error
+        raise ServiceMissing(f"Postgres cannot be reached: {_line(error)}") from error
 
 
 def _line(error: psycopg.Error) -> str:

@@ -39,7 +39,11 @@ class Settings(BaseSettings):
         default=None,
         description="Model of the default space: a Hugging Face id or a folder. Unset: the bundled scenes model.",
     )
-    device: str = Field(default="auto", description="Where workers run models: auto, cpu, cuda or cuda:N.")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
+        description="Where workers run models: auto, cpu, cuda or cuda:N.",
+    )
     key_prefix: str = Field(default="sightline:", description="Prefix of every Redis key, queues and replies included.")
     max_bytes: int = Field(default=64 * 2**20, gt=0, description="Largest encoded image that is accepted, in bytes.")
     max_pixels: int = Field(default=100_000_000, gt=0, description="Largest decoded image that is accepted, in pixels.")

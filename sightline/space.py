@@ -59,6 +59,10 @@ def create_space(
         RequestRefused: the name is taken by a space with another passport; the message says in what they differ.
         ServiceMissing: the model cannot be loaded.
     """
+    with database.transaction() as connection:  # before the model is fetched and read
+        for what, given in (("space", name), ("pool", pool), ("alias", alias)):
+            if given is not None:
+                connection.execute("select sightline.check_name(%s, %s)", (what, given))
     passport = read_passport(model, revision)
     with database.transaction() as connection:
         row = connection.execute(

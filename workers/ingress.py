@@ -115,8 +115,13 @@ class Ingress:
             raise UnsupportedSource(f"{name}: the source {uri!r} holds a zero byte")
         resolved = Path(os.path.realpath(path))
         if not self._admitted(resolved):
-            raise OutsideMediaRoots(f"{name}: {uri} lies under none of the media roots (SIGHTLINE_MEDIA_ROOTS)")
+            raise OutsideMediaRoots(f"{name}: {uri} lies under none of {self._stated_roots}")
         return resolved
+
+    @property
+    def _stated_roots(self) -> str:
+        roots = ", ".join(map(str, self._roots)) or "it has none"
+        return f"the worker's media roots ({roots}; SIGHTLINE_MEDIA_ROOTS where the worker runs)"
 
     def _admitted(self, resolved: Path) -> bool:
         return any(resolved.is_relative_to(root) for root in self._roots)
@@ -133,7 +138,7 @@ class Ingress:
         except OSError:
             return
         if not self._admitted(Path(str(actual).removesuffix(" (deleted)"))):
-            raise OutsideMediaRoots(f"{name}: {uri} lies under none of the media roots (SIGHTLINE_MEDIA_ROOTS)")
+            raise OutsideMediaRoots(f"{name}: {uri} lies under none of {self._stated_roots}")
 
 
 def digest_of(content: bytes | str) -> bytes:

@@ -45,10 +45,11 @@ def main() -> None:
     except SightlineError as error:
         fail(str(error), error.exit_code)
     except ValidationError as error:  # of the settings: every other value is checked where it is read
-        problems = [f"SIGHTLINE_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        problems = [f"SIGHTLINE_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
         fail("; ".join(problems), ServiceMissing.exit_code)
-    except SettingsError as error:
-        fail(str(error), ServiceMissing.exit_code)
+    except SettingsError as error:  # names the field: a list that is no JSON
+        field = str(error).split('"')[1] if '"' in str(error) else ""
+        fail(f'SIGHTLINE_{field.upper()} must be a JSON list, such as ["/data"]', ServiceMissing.exit_code)
     except TimeoutError as error:
         fail(str(error), 1)
     except KeyboardInterrupt:

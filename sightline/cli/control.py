@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import ClassFilter, CollectionOption, JobFilter, JsonOption, err, out, print_json
+from sightline.cli.output import MAX_ID, ClassFilter, CollectionOption, JobFilter, JsonOption, err, out, print_json
 from sightline.client import Sightline
 from sightline.control import FailureFilter
 from sightline.errors import UsageError
 
 IdFilter = Annotated[
-    list[int] | None, typer.Option("--id", help="Only this failure (its failure_id); may be repeated.")
+    list[int] | None,
+    typer.Option("--id", min=1, max=MAX_ID, help="Only this failure (its failure_id); may be repeated."),
 ]
 AllFailures = Annotated[bool, typer.Option("--all", help="Every failure that is neither retried nor dismissed.")]
 QueueOption = Annotated[str | None, typer.Option("--queue", help="A queue: encode, or encode.POOL.")]
@@ -81,7 +82,7 @@ def dismiss(
 
 
 def cancel(
-    job: Annotated[int, typer.Argument(help="The number of the job.")],
+    job: Annotated[int, typer.Argument(min=1, max=MAX_ID, help="The number of the job.")],
     as_json: JsonOption = False,
 ) -> None:
     """Cancel a job: what is queued never starts, what runs stops at the next batch, what is done stays.
@@ -145,5 +146,5 @@ def _which(
 
 def _one(queue: str | None, collection: str | None) -> str:
     if (queue is None) == (collection is None):
-        raise UsageError("give --queue or --collection")
+        raise UsageError("give --queue or --collection, one of them")
     return f"queue {queue}" if queue is not None else f"collection {collection}"

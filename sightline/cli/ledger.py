@@ -92,7 +92,11 @@ def failures(
         rows = _rows(client, _FAILURES, params)
     print_records(rows, as_json=as_json, empty="no failures" if everything else "no open failures")
     if rows and not as_json and not everything:
-        out.print("\ndo them again: sightline retry; settle them: sightline dismiss", highlight=False)
+        out.print(
+            "\ndo them again: sightline retry --all; settle them: sightline dismiss --all; "
+            "some of them: with --job, --class or --id instead of --all",
+            highlight=False,
+        )
 
 
 def _rows(client: Sightline, query: str, params: dict[str, Any]) -> list[dict[str, Any]]:

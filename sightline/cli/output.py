@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import logging
 import sys
@@ -15,15 +16,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+MAX_ID = 2**63 - 1
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 SpaceOption = Annotated[str, typer.Option(help="Name or alias of the space.")]
 CollectionOption = Annotated[str | None, typer.Option(help="Only this collection.")]
-JobFilter = Annotated[int | None, typer.Option("--job", help="Only failures of this job.")]
+JobFilter = Annotated[int | None, typer.Option("--job", min=1, max=MAX_ID, help="Only failures of this job.")]
 ClassFilter = Annotated[str | None, typer.Option("--class", help="Only failures of this class, such as WorkerLost.")]
 
-# A pipe has no width to wrap to; a table cut at 80 columns there would be of no use.
+# A pipe has no width to wrap to.
 out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True)
+
+_WIDEST = 100_000
+"""Columns of a table, at most."""
 
 
 def print_json(value: Any) -> None:
@@ -39,7 +45,15 @@ def _plain(value: Any) -> Any:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
     """Print rows as a table, or a sentence when there are none."""
-    out.print(make_table(columns, rows, empty=empty))
+    show(make_table(columns, rows, empty=empty))
+
+
+def show(table: Table | str) -> None:
+    """Print a table at the width that it needs: a narrow terminal wraps its lines, and nothing is cut for a pipe."""
+    lines = io.StringIO()
+    Console(file=lines, width=_WIDEST).print(table)
+    for line in lines.getvalue().splitlines():
+        typer.echo(line.rstrip())
 
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> Table | str:
@@ -49,10 +63,10 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: 
         return empty
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, column in enumerate(columns):
-        # The last column takes what the others leave; they are cut only beyond 60 characters.
+        # Only the last column is shown whole, however long it is.
         longest = max([len(column), *(len(row[number]) for row in texts)])
         last = number == len(columns) - 1
-        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=None if last else min(longest, 60))
+        table.add_column(column, no_wrap=True, overflow="ellipsis", width=longest if last else min(longest, 60))
     for row in texts:
         table.add_row(*map(escape, row))
     return table
@@ -77,7 +91,7 @@ def print_records(records: Sequence[Mapping[str, Any]], *, as_json: bool, empty:
     if as_json:
         print_json(records)
     else:
-        out.print(records_table(records, empty=empty))
+        show(records_table(records, empty=empty))
 
 
 def configure_logging(level: str) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import structlog
 import typer
@@ -130,7 +131,8 @@ def stop_signals() -> Iterator[threading.Event]:
 
 def _with(settings: Settings, **options: object) -> Settings:
     """Settings with the options that were given on the command line."""
-    return settings.model_copy(update={name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    return Settings.model_validate(settings.model_dump() | given)
 
 
 def _keep_indexed(database: Database, stop: threading.Event) -> None:
@@ -151,7 +153,9 @@ def _how_to_connect(services: Services) -> str:
         if services.stack and services.stack.info
         else "data      on your servers",
         f"Postgres  {services.database_url}",
-        f"Redis     {services.redis_url}" if services.stack else "Redis     as SIGHTLINE_REDIS_URL says",
+        f"Redis     {urlsplit(services.redis_url).netloc.rpartition('@')[2]}, see: sightline dsn --redis"
+        if services.stack
+        else "Redis     as SIGHTLINE_REDIS_URL says",
         f'psql      {psql} "$(sightline dsn)"',
         f"space     {services.space} (alias: current)",
     ]

@@ -15,6 +15,10 @@ COUNT_SECONDS = 2
 """How long counting may take for each space; a large one is not counted to the last item by a command that looks."""
 
 
+LOST_SECONDS = 30
+"""After this silence a worker does not count in `queue_status` either."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(status)
@@ -64,7 +68,7 @@ def _print_workers(workers: list[dict[str, Any]]) -> None:
             (
                 worker["name"],
                 ", ".join(worker["queues"]),
-                f"{worker['free_slots']} of {worker['slots']}",
+                f"{worker['free_slots']} of {worker['slots']}" if worker["seen_seconds_ago"] < LOST_SECONDS else "lost",
                 f"{worker['seen_seconds_ago']} s ago",
                 ", ".join(_model(model) for model in worker["models"]),
             )

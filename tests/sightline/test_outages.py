@@ -13,6 +13,7 @@ import pytest
 
 from sightline.client import Sightline
 from sightline.embedded import EmbeddedStack
+from sightline.errors import UsageError
 from sightline.item import Item
 from sightline.job import JobProgress
 from sightline.migrate import migrate
@@ -69,3 +70,10 @@ def test_every_call_after_a_restart_succeeds_and_a_wait_goes_on(own_stack: Embed
             connection.execute("select sightline.close_job(%s)", (job.job_id,))
         waiter.join(60)
         assert [(progress.state, progress.done) for progress in ended] == [("done", 1)]
+
+
+def test_a_closed_client_says_so(database_url: str, redis_url: str, settings: Settings) -> None:
+    with Sightline(database_url, redis_url, settings=settings) as client:
+        assert client.spaces() == []
+    with pytest.raises(UsageError, match="this client is closed"):
+        client.spaces()

@@ -81,7 +81,7 @@ def up(home: Path) -> Iterator[Up]:
 
 def test_up_says_how_to_connect(up: Up, home: Path) -> None:
     assert "postgresql://" in up.text
-    assert "redis://" in up.text
+    assert "sightline dsn --redis" in up.text
     assert "psql" in up.text
     dsn = run(home, "dsn").stdout.strip()
     assert dsn in up.text.replace("\n", "")
@@ -159,7 +159,7 @@ def test_errors_are_one_line_that_says_what_to_do(
     ("environment", "message"),
     [
         ({"SIGHTLINE_CHUNK_SLOTS": "many"}, "SIGHTLINE_CHUNK_SLOTS: Input should be a valid integer"),
-        ({"SIGHTLINE_MEDIA_ROOTS": "/data"}, "media_roots"),
+        ({"SIGHTLINE_MEDIA_ROOTS": "/data"}, "SIGHTLINE_MEDIA_ROOTS must be a JSON list"),
         (
             {
                 "SIGHTLINE_DATABASE_URL": "postgresql+psycopg://x@127.0.0.1:1/x",

@@ -221,7 +221,8 @@ def test_a_command_line_that_does_not_parse(given: Cli, arguments: list[str]) ->
         ("chunk_slots", "0", "SIGHTLINE_CHUNK_SLOTS"),
         ("call_seconds", "soon", "SIGHTLINE_CALL_SECONDS"),
         ("log_level", "loud", "SIGHTLINE_LOG_LEVEL"),
-        ("media_roots", "/data", "media_roots"),
+        ("device", "gpu", "SIGHTLINE_DEVICE"),
+        ("media_roots", "/data", "SIGHTLINE_MEDIA_ROOTS must be a JSON list"),
     ],
 )
 def test_a_bad_setting(given: Cli, name: str, value: str, words: str) -> None:

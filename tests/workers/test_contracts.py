@@ -106,7 +106,7 @@ def raw_call(broker: Broker, **fields: Any) -> dict[str, Any]:
 
 def test_an_answer_is_what_its_contract_says(broker: Broker) -> None:
     answer = raw_call(broker, version=1)
-    assert set(answer) == {"version", "space", "vectors", "truncated"}
+    assert set(answer) == {"version", "space", "vectors", "notes"}
     EncodeReply.model_validate(answer)
 
 
@@ -149,4 +149,4 @@ def test_a_call_without_an_address_is_dropped_and_the_next_one_answered(
 
 def test_an_answer_of_another_version_is_an_error_that_says_so() -> None:
     with pytest.raises(CallFailed, match=r'the worker\'s answer: unknown field "vector"; fields: .*another version'):
-        as_reply(EncodeReply, {"vector": [1.0], "truncated": [False], "space": "tiny"})
+        as_reply(EncodeReply, {"vector": [1.0], "notes": [[]], "space": "tiny"})

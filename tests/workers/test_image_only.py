@@ -70,9 +70,14 @@ def test_the_space_takes_images_and_finds_them(client: Sightline) -> None:
     assert len(hits) == 5
 
 
-def test_a_text_is_refused_by_an_ingest(client: Sightline) -> None:
-    with pytest.raises(RequestRefused, match=r"item 0 .*the space takes no text"):
-        client.ingest([{"text": "a cat", "external_id": "words"}], collection="mixed", space="dino")
+def test_a_text_fails_alone_in_an_ingest(client: Sightline) -> None:
+    items: list[Any] = [{"text": "a cat", "external_id": "words"}, {"data": png(9), "external_id": "picture"}]
+    job = client.ingest(items, collection="mixed", space="dino")
+    done = job.wait(timeout=30)
+    assert (done.done, done.failed) == (1, 1)
+    (failure,) = job.failures()
+    assert failure.external_id == "words"
+    assert "space dino takes no texts" in failure.message
 
 
 def test_a_search_by_text_is_refused_before_a_worker_is_asked(client: Sightline) -> None:

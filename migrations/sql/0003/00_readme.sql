@@ -1,0 +1,1 @@
+-- Durable jobs. Each file of this folder holds one topic; they run in the order of their names.

@@ -99,7 +99,12 @@ class Job:
             self._database.transaction() as connection,
             connection.cursor(row_factory=class_row(JobProgress)) as cursor,
         ):
-            row = cursor.execute("select * from sightline.job_progress where job_id = %s", (self.job_id,)).fetchone()
+            row = cursor.execute(
+                # A producer may not read the ledger, but ask for what it submitted.
+                "select p.* from sightline.progress_of(%s) j, "
+                "jsonb_populate_record(null::sightline.job_progress, j) p where j is not null",
+                (self.job_id,),
+            ).fetchone()
         if row is None:
             raise JobNotVisible(
                 f"job {self.job_id} does not exist, or the transaction that submitted it has not committed"

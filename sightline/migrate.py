@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import psycopg
+import structlog
 
 from sightline.database import translated_errors
 from sightline.errors import ServiceMissing, ServiceTooOld
@@ -12,6 +13,8 @@ from sightline.revision import difference, migrations_folder, newest_revision, s
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+log = structlog.get_logger(__name__)
 
 # alembic and sqlalchemy are imported where they are used: they would double the start of every other command.
 
@@ -84,10 +87,27 @@ def _upgrade(database_url: str, revision: str) -> str:
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
             connection.commit()
+            _grant_roles(connection)
             reached: str = connection.execute(text("select version_num from sightline.migration")).scalar_one()
             return reached
     finally:
         engine.dispose()
+
+
+def _grant_roles(connection: Connection) -> None:
+    """Make the roles and grant them their rights, also those of what this migration has made."""
+    from sqlalchemy import text
+
+    if connection.execute(text("select to_regprocedure('sightline.grant_roles()') is null")).scalar_one():
+        return  # an older revision
+    missing: list[str] = connection.execute(text("select sightline.grant_roles()")).scalar_one()
+    connection.commit()
+    if missing:
+        log.warning(
+            "the database user may not create roles, everything works as the owner; "
+            "have a superuser run these statements and migrate again",
+            statements="; ".join(f"create role {role}" for role in missing),
+        )
 
 
 def _prepare(connection: Connection) -> None:

@@ -96,13 +96,12 @@ class Ledger:
                 failed = {"chunk_id": chunk.chunk_id, "fence": chunk.fence, "error_class": error_class,
                           "message": message, "max_attempts": 0}  # fmt: skip
                 connection.execute(query("fail_chunk"), failed)
-        for job_id in {chunk.job_id for chunk in chunks}:
-            self.close_job(job_id)
+        self.close_jobs(chunks)
 
-    def close_job(self, job_id: int) -> None:
-        """Close a job if its last chunk is done. The sweeper does so too, later."""
+    def close_jobs(self, chunks: Sequence[ClaimedChunk]) -> None:
+        """Close the jobs of chunks that have just ended, where these were the last. The sweeper does so too, later."""
         with self._pool.connection() as connection:
-            connection.execute(query("close_job"), {"job_id": job_id})
+            connection.execute(query("close_jobs"), {"job_ids": sorted({chunk.job_id for chunk in chunks})})
 
     def running(self) -> set[int]:
         """Ids of the chunks that the database thinks this worker is working on."""

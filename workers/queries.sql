@@ -23,8 +23,8 @@ where chunk_id = any (%(chunk_ids)s) and state = 'queued'
 -- name: fail_chunk
 select sightline.fail_chunk(%(chunk_id)s, %(fence)s, %(error_class)s, %(message)s, %(max_attempts)s)
 
--- name: close_job
-select sightline.close_job(%(job_id)s)
+-- name: close_jobs
+select sightline.close_jobs(%(job_ids)s)
 
 -- name: running_of_worker
 select coalesce(array_agg(chunk_id), '{}') from sightline.chunk where state = 'running' and worker_id = %(worker_id)s
@@ -67,8 +67,8 @@ cross join lateral (
 -- A transaction of somebody else that holds an item for long costs a retry, not the slot.
 set local lock_timeout = '5s'
 
--- name: lock_chunks
-select chunk_id, state, worker_id, fence from sightline.chunk where chunk_id = any (%(chunk_ids)s) order by chunk_id for update
+-- name: hold_claims
+select sightline.hold_claims(%(worker_id)s, %(chunk_ids)s, %(fences)s) as chunk_id
 
 -- name: write_digests
 -- What was learnt of the content of files. A file that is another than its digest says changed without a word to sightline: that is a
@@ -107,21 +107,10 @@ select * from unnest(%(job_ids)s::bigint[], %(chunk_ids)s::bigint[], %(item_ids)
                      %(error_classes)s::text[], %(messages)s::text[], %(attempts)s::smallint[])
 
 -- name: move_items
--- Items to be tried again, after 1, 2, 4 ... seconds with jitter.
-insert into sightline.chunk (job_id, item_ids, space_id, queue, lane, attempt, run_at)
-select c.job_id, %(item_ids)s, c.space_id, c.queue, c.lane, c.attempt + 1,
-       clock_timestamp() + least(60, 2 ^ c.attempt) * (0.5 + random()) * interval '1 second'
-from sightline.chunk c where c.chunk_id = %(chunk_id)s
+select sightline.move_items(%(chunk_id)s, %(item_ids)s)
 
--- name: close_chunks
--- A chunk that ends before all its items have was cancelled.
-update sightline.chunk c set
-  state = case when v.n_done + v.n_failed + v.n_skipped + v.n_moved = cardinality(c.item_ids) then 'done' else 'cancelled' end,
-  worker_id = null, finished_at = clock_timestamp(),
-  n_done = v.n_done, n_failed = v.n_failed, n_skipped = v.n_skipped, n_moved = v.n_moved
-from unnest(%(chunk_ids)s::bigint[], %(done)s::int[], %(failed)s::int[], %(skipped)s::int[], %(moved)s::int[])
-     v(chunk_id, n_done, n_failed, n_skipped, n_moved)
-where c.chunk_id = v.chunk_id
+-- name: finish_chunks
+select sightline.finish_chunks(%(worker_id)s, %(chunk_ids)s, %(fences)s, %(done)s, %(failed)s, %(skipped)s, %(moved)s)
 
 -- name: served_spaces
 select space_id, name, model, revision, dim, modalities, pool, passport from sightline.space

@@ -187,7 +187,7 @@ class ChunkRunner:
             try:
                 became = self._ledger.fail(chunk, type(error).__name__, str(error) or type(error).__name__)
                 log.warning("chunk_failed", chunk_id=chunk.chunk_id, attempt=chunk.attempt + 1, became=became)
-                self._ledger.close_job(chunk.job_id)
+                self._ledger.close_jobs([chunk])
             except Exception as again:  # noqa: BLE001 - `release_strays` finds it once the ledger answers
                 log.warning("chunk_not_given_up", chunk_id=chunk.chunk_id, error=str(again).strip())
 

@@ -100,11 +100,10 @@ class Writer:
                     raise
                 log.warning("flush_again", tries=tries, error=f"{type(error).__name__}: {error}".strip())
                 time.sleep(0.1 * 2**tries * random.uniform(0.5, 1.5))  # noqa: S311
-        for job_id in {chunk.job_id for chunk in chunks}:
-            try:
-                self._ledger.close_job(job_id)
-            except psycopg.Error as error:
-                log.warning("job_not_closed", job_id=job_id, error=str(error).strip(), then="the sweeper closes it")
+        try:
+            self._ledger.close_jobs(chunks)
+        except psycopg.Error as error:
+            log.warning("jobs_not_closed", error=str(error).strip(), then="the sweeper closes them")
         return total
 
     def _write(
@@ -125,35 +124,28 @@ class Writer:
         _write_failures(connection, flush.failures)
         for chunk_id, item_ids in flush.moved.items():
             connection.execute(query("move_items"), {"chunk_id": chunk_id, "item_ids": item_ids})
-        connection.execute(
-            query("close_chunks"),
-            {"chunk_ids": list(flush.counts)}
-            | {
-                what: [counts[what] for counts in flush.counts.values()]
-                for what in ("done", "failed", "skipped", "moved")
-            },
-        )
+        counts = {
+            what: [flush.counts[chunk.chunk_id][what] for chunk in mine]
+            for what in ("done", "failed", "skipped", "moved")
+        }
+        connection.execute(query("finish_chunks"), self._claims(mine) | counts)
         return sum(flush.counts.values(), total)
 
     def _still_mine(self, connection: Connection, chunks: Sequence[ClaimedChunk]) -> list[ClaimedChunk]:
-        """The chunks whose lease still holds; their rows stay locked until the end of the transaction."""
-        rows = connection.execute(query("lock_chunks"), {"chunk_ids": [c.chunk_id for c in chunks]}).fetchall()
-        found = {row["chunk_id"]: row for row in rows}
-        mine = []
+        """The chunks whose claim still holds; their rows stay locked until the end of the transaction."""
+        rows = connection.execute(query("hold_claims"), self._claims(chunks)).fetchall()
+        held = {row["chunk_id"] for row in rows}
         for chunk in chunks:
-            row = found.get(chunk.chunk_id)
-            if (
-                row
-                and row["state"] == "running"
-                and row["worker_id"] == self._ledger.worker_id
-                and row["fence"] == chunk.fence
-            ):
-                mine.append(chunk)
-            else:
-                log.warning(
-                    "chunk_lost", chunk_id=chunk.chunk_id, fence=chunk.fence, now=row and dict(row, worker_id=None)
-                )
-        return mine
+            if chunk.chunk_id not in held:
+                log.warning("chunk_lost", chunk_id=chunk.chunk_id, fence=chunk.fence, items=len(chunk.item_ids))
+        return [chunk for chunk in chunks if chunk.chunk_id in held]
+
+    def _claims(self, chunks: Sequence[ClaimedChunk]) -> dict[str, Any]:
+        return {
+            "worker_id": self._ledger.worker_id,
+            "chunk_ids": [chunk.chunk_id for chunk in chunks],
+            "fences": [chunk.fence for chunk in chunks],
+        }
 
 
 def _sort_out(chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome], cancelled: Collection[int]) -> _Flush:

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from sightline import control
 from sightline.broker import Broker, as_reply
-from sightline.control import FailureFilter, Retry
+from sightline.control import FailureFilter, Missing, Retry
 from sightline.database import Database, LentConnection
 from sightline.errors import ServiceMissing, UsageError
 from sightline.ingest import Ingest, tuple_cursor
@@ -337,6 +337,28 @@ class Sightline:
     def resume(self, *, queue: str | None = None, collection: str | None = None) -> bool:
         """Let a paused queue or collection go on; returns whether it was paused."""
         return control.resume(self.database, queue, collection)
+
+    def rate_limit(self, collection: str, items_per_second: float | None) -> float | None:
+        """Let at most so many items of a collection start in a second; None lifts the limit.
+
+        What is published to the workers already, at most a few chunks for each, still runs. A chunk of up to 64 items
+        starts whole, and the next one waits until its items are paid for.
+
+        Returns:
+            The limit that was there before; None if there was none.
+        """
+        return control.rate_limit(self.database, collection, items_per_second)
+
+    def reconcile(self, space: str = "current", *, collection: str | None = None) -> list[Missing]:
+        """Enqueue the items that lack a vector of their present content in a space, and nothing else.
+
+        One job for each collection, on the bulk lane. Items under way already are not enqueued twice; dismissed ones
+        and those without content are left. Failures of what is enqueued are settled by the new job.
+
+        Returns:
+            What was missing, by collection and reason, and which job does it.
+        """
+        return control.reconcile(self.database, space, collection)
 
     def spaces(self) -> list[Space]:
         """All spaces, by name."""

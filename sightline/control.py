@@ -1,4 +1,7 @@
-"""Control over jobs and queues: cancel, pause, resume, retry, dismiss. SQL functions of the same names do the work."""
+"""Control over jobs and queues: cancel, pause, resume, retry, dismiss, rate limits, reconcile.
+
+SQL functions of the same names do the work.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,22 @@ class Retry:
     new_job_id: int | None
     items: int
     left_open: int
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Items of a collection that lacked a vector for one reason, and what `reconcile` did about them.
+
+    Args:
+        reason: as in the view `missing_items`. `failed`, `stale` and `never submitted` are enqueued; `queued` and
+            `running` are under way already; `dismissed` and `no content` are left.
+        job_id: the job that does them; None when nothing was enqueued.
+    """
+
+    collection: str
+    reason: str
+    items: int
+    job_id: int | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,21 @@ def pause(database: Database, queue: str | None, collection: str | None, reason:
 def resume(database: Database, queue: str | None, collection: str | None) -> bool:
     """Let a paused queue or collection go on; returns whether it was paused."""
     return bool(_call(database, "select sightline.resume(%s, %s)", queue, collection))
+
+
+def rate_limit(database: Database, collection: str, items_per_second: float | None) -> float | None:
+    """Let so many items of a collection start in a second, or lift the limit; returns the one that was there before."""
+    before = _call(database, "select sightline.rate_limit(%s, %s)", collection, items_per_second)
+    return None if before is None else float(before)
+
+
+def reconcile(database: Database, space: str, collection: str | None) -> list[Missing]:
+    """Enqueue the items of `missing(space)` and nothing else, in a job for each collection."""
+    with database.transaction() as connection, connection.cursor(row_factory=class_row(Missing)) as cursor:
+        return cursor.execute(
+            "select collection_name as collection, reason, items, job_id from sightline.reconcile(%s, %s)",
+            (space, collection),
+        ).fetchall()
 
 
 def _call(database: Database, statement: LiteralString, *params: object) -> Any:

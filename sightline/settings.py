@@ -55,6 +55,13 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         default=20.0, ge=0, description="Seconds that a stopping worker may finish what it began."
     )
+    keep_jobs_days: float = Field(
+        default=30.0,
+        gt=0,
+        le=36500,
+        description="Days after which a finished job without open failures is forgotten, with its idempotency key. "
+        "Vectors are no part of a job.",
+    )
     chunk_slots: int = Field(default=2, ge=1, description="Chunks that one worker works on at a time.")
     call_slots: int = Field(default=4, ge=1, description="Threads that one worker keeps for calls.")
     call_seconds: float = Field(

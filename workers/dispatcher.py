@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 PER_SLOT = 4
 """Chunks that are published or running for each slot; the backlog waits in the ledger."""
 SWEEP_SECONDS = 1.0
+FORGET_SECONDS = 60.0
+"""Between two looks for jobs that ended long ago; as long as there are some, the next look comes at once."""
 
 
 class Dispatcher:
@@ -31,15 +33,19 @@ class Dispatcher:
         lease_seconds: of chunks. The leader's own lease is 0.4 of it. Published chunks that nobody claims are given two
             thirds of it (10 s of 15 s) if Redis holds none of them, four times as long otherwise.
         poll_seconds: between two looks for new work.
+        keep_jobs_days: after which finished jobs are forgotten.
     """
 
     def __init__(
-        self, database_url: str, broker: Broker, worker_id: uuid.UUID, lease_seconds: float, poll_seconds: float
-    ) -> None:
+        self, database_url: str, broker: Broker, worker_id: uuid.UUID, lease_seconds: float, poll_seconds: float,
+        keep_jobs_days: float,
+    ) -> None:  # fmt: skip
         self._url = database_url
         self._broker = broker
         self._worker_id = worker_id
         self._lease = lease_seconds
+        self._keep_jobs_days = keep_jobs_days
+        self._forget_at = 0.0
         self._connection: Connection | None = None
         self._connected_at = 0.0
         self._swept_at = 0.0
@@ -117,7 +123,17 @@ class Dispatcher:
             if row and row["sweep"]:
                 log.warning("lost_workers_swept", chunks=row["sweep"])
             connection.execute(query("forget_workers"))
+            self._forget_jobs(connection)
         self._publish_lost(connection)
+
+    def _forget_jobs(self, connection: Connection) -> None:
+        if time.monotonic() < self._forget_at:
+            return
+        row = connection.execute(query("forget_jobs"), {"days": self._keep_jobs_days}).fetchone()
+        forgotten = row["jobs"] if row else 0
+        if forgotten:
+            log.info("jobs_forgotten", jobs=forgotten, ended_days_ago=self._keep_jobs_days)
+        self._forget_at = time.monotonic() + (0.0 if forgotten else FORGET_SECONDS)
 
     def _publish_lost(self, connection: Connection) -> None:
         """Redis may lose messages, and workers die with messages in hand; the ledger still has the chunks."""

@@ -161,6 +161,9 @@ group by queue
 update sightline.chunk set published_at = null
 where state = 'queued' and queue = %(queue)s and published_at < clock_timestamp() - %(seconds)s * interval '1 second'
 
+-- name: forget_jobs
+select sightline.forget_jobs(%(days)s * interval '1 day') as jobs, sightline.forget_turns()
+
 -- name: forget_workers
 delete from sightline.worker w where w.seen_at < clock_timestamp() - interval '1 day'
 and not exists (select from sightline.chunk c where c.state = 'running' and c.worker_id = w.worker_id)

@@ -74,8 +74,9 @@ class Service:
         self._heartbeat = Heartbeat(database_url, state, settings.lease_seconds, cancellations.update)
         self._watch = Loop("watch", self._look_after, settings.lease_seconds / 5)
         self._dispatcher = Dispatcher(
-            database_url, self._broker, self.worker_id, settings.lease_seconds, settings.poll_seconds
-        )
+            database_url, self._broker, self.worker_id, settings.lease_seconds, settings.poll_seconds,
+            settings.keep_jobs_days,
+        )  # fmt: skip
         self._consumer = Consumer(make_app(settings, redis_url, queues, self._on_chunks, self._calls.answer), queues)
         self._asked = threading.Event()
         self._signals = 0

@@ -1,4 +1,4 @@
-"""`sightline retry`, `dismiss`, `cancel`, `pause` and `resume`."""
+"""`sightline retry`, `dismiss`, `cancel`, `pause`, `resume`, `rate-limit` and `reconcile`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import MAX_ID, ClassFilter, CollectionOption, JobFilter, JsonOption, err, out, print_json
+from sightline.cli.output import (
+    MAX_ID,
+    ClassFilter,
+    CollectionOption,
+    JobFilter,
+    JsonOption,
+    SpaceOption,
+    err,
+    out,
+    print_json,
+)
 from sightline.client import Sightline
 from sightline.control import FailureFilter
 from sightline.errors import UsageError
@@ -23,7 +33,7 @@ OneCollection = Annotated[str | None, typer.Option("--collection", help="A colle
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (retry, dismiss, cancel, pause, resume):
+    for command in (retry, dismiss, cancel, pause, resume, rate_limit, reconcile):
         app.command()(command)
 
 
@@ -133,6 +143,49 @@ def resume(queue: QueueOption = None, collection: OneCollection = None, as_json:
         print_json({"resumed": name, "changed": was_paused})
     else:
         out.print(f"{name} goes on" if was_paused else f"{name} was not paused")
+
+
+def rate_limit(
+    collection: Annotated[str, typer.Argument(help="The collection.")],
+    per_second: Annotated[
+        float | None, typer.Option(min=1e-6, max=1e6, help="Items that may start in a second, on average.")
+    ] = None,
+    lift: Annotated[bool, typer.Option("--lift", help="Lift the limit.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Let at most so many items of a collection start in a second; `status` shows the limits. What runs is finished.
+
+    Example: sightline rate-limit shop --per-second 20
+    """
+    if (per_second is None) != lift:
+        raise UsageError("give --per-second or --lift, one of them")
+    with Sightline() as client:
+        before = client.rate_limit(collection, per_second)
+    if as_json:
+        print_json({"collection": collection, "items_per_second": per_second, "before": before})
+    elif per_second is not None:
+        out.print(f"collection {collection} starts at most {per_second:g} items a second", soft_wrap=True)
+    elif before is None:
+        out.print(f"collection {collection} had no limit", soft_wrap=True)
+    else:
+        out.print(f"collection {collection} has no limit any more; it was {before:g} items a second", soft_wrap=True)
+
+
+def reconcile(space: SpaceOption = "current", collection: CollectionOption = None, as_json: JsonOption = False) -> None:
+    """Enqueue the items that a space lacks (the view `missing_items`), and nothing else: a job for each collection.
+
+    Example: sightline reconcile
+    """
+    with Sightline() as client:
+        found = client.reconcile(space, collection=collection)
+    if as_json:
+        print_json(found)
+        return
+    for each in found:
+        what = f"{each.items:,} items of {each.collection}, {each.reason}"
+        out.print(f"job {each.job_id} does {what}" if each.job_id else f"nothing to enqueue for {what}", soft_wrap=True)
+    if not found:
+        out.print("nothing is missing")
 
 
 def _which(

@@ -1,4 +1,4 @@
-"""`sightline status`: workers, queues, pauses, and what each space lacks."""
+"""`sightline status`: workers, queues, pauses, rate limits, and what each space lacks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
 
 
 def status(as_json: JsonOption = False) -> None:
-    """Show workers, queues, pauses, and how many items each space lacks. Counts that take over 2 s are left out.
+    """Show workers, queues, pauses, rate limits, and how many items each space lacks.
+
+    Counts that take over 2 s are left out.
 
     Example: sightline status
     """
@@ -43,9 +45,18 @@ def status(as_json: JsonOption = False) -> None:
             "date_trunc('second', p.paused_at) as paused_at "
             "from sightline.pause p left join sightline.collection c using (collection_id) order by p.pause_id",
         )
+        limits = _rows(client, "select * from sightline.rate_limits order by collection")
+        (forgotten,) = _rows(
+            client,
+            "select coalesce(sum(jobs), 0) as jobs, coalesce(sum(items), 0) as items, max(forgotten_on) as last_on "
+            "from sightline.forgotten",
+        )
         spaces = [_space(client, row) for row in _rows(client, "select space_id, name from sightline.space order by 2")]
     if as_json:
-        print_json({"workers": workers, "queues": queues, "pauses": pauses, "spaces": spaces})
+        print_json(
+            {"workers": workers, "queues": queues, "pauses": pauses, "rate_limits": limits, "spaces": spaces,
+             "forgotten": forgotten}
+        )  # fmt: skip
         return
     _print_workers(workers)
     out.print()
@@ -53,12 +64,20 @@ def status(as_json: JsonOption = False) -> None:
     if pauses:
         out.print()
         print_records(pauses, as_json=False, empty="")
+    if limits:
+        out.print()
+        print_records(limits, as_json=False, empty="")
     out.print()
     print_table(
         ["space", "vectors", "missing"],
         [(s["space"], _about(s["vectors"], exact=s["exact"]), _about(s["missing"], exact=True)) for s in spaces],
         empty="no spaces: sightline space create",
     )
+    if forgotten["jobs"]:
+        out.print(
+            f"{forgotten['jobs']:,} finished jobs with {forgotten['items']:,} items were forgotten, the last on "
+            f"{forgotten['last_on']} (SIGHTLINE_KEEP_JOBS_DAYS); their vectors stay"
+        )
 
 
 def _print_workers(workers: list[dict[str, Any]]) -> None:

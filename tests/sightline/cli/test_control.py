@@ -137,3 +137,25 @@ def test_doctor_exits_with_3_when_something_fails(
     assert ill.code == 3
     assert "-> run `sightline migrate`" in ill.out
     assert cli("doctor").code == 3  # no stack, no servers
+
+
+def test_a_rate_limit_is_set_shown_and_lifted(given: Cli, connection: psycopg.Connection) -> None:
+    submit(connection, 3)
+    assert given("rate-limit", "c", "--per-second", "2.5").out == "collection c starts at most 2.5 items a second\n"
+    (limit,) = given("status", "--json").data["rate_limits"]
+    assert (limit["collection"], limit["items_per_second"], limit["queued_items"]) == ("c", 2.5, 3)
+    assert "2.5" in given("status").out
+    assert given("rate-limit", "c", "--lift").out == "collection c has no limit any more; it was 2.5 items a second\n"
+    assert given("rate-limit", "c", "--lift").out == "collection c had no limit\n"
+    refused = given("rate-limit", "c")
+    assert (refused.code, refused.err) == (2, "sightline: give --per-second or --lift, one of them\n")
+
+
+def test_reconcile_says_what_it_enqueues_and_what_not(given: Cli, connection: psycopg.Connection) -> None:
+    job = submit(connection, 3)
+    fail(connection, job)
+    assert given("reconcile").out == f"job {job + 1} does 3 items of c, failed\n"
+    assert given("reconcile").out == "nothing to enqueue for 3 items of c, queued\n"
+    assert given("reconcile", "--json").data == [{"collection": "c", "reason": "queued", "items": 3, "job_id": None}]
+    connection.execute("truncate sightline.item cascade")
+    assert given("reconcile").out == "nothing is missing\n"

@@ -27,10 +27,12 @@ REPLY_SECONDS = 60
 """How long an answer waits for its asker."""
 
 
-def envelope(queue: str, task: str, kwargs: dict[str, Any]) -> bytes:
-    """One Celery message: `task(**kwargs)` on a queue, as JSON."""
-    message_id = str(uuid.uuid4())
-    body = json.dumps([[], kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+def envelope(
+    queue: str, task: str, kwargs: dict[str, Any], args: Sequence[Any] = (), message_id: str | None = None
+) -> bytes:
+    """One Celery message: `task(*args, **kwargs)` on a queue, as JSON; by default with an id of its own."""
+    message_id = message_id or str(uuid.uuid4())
+    body = json.dumps([list(args), kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     return json.dumps(
         {
             "body": base64.b64encode(body.encode()).decode(),

@@ -37,6 +37,9 @@ def make_app(
     """
     app = Celery("sightline", broker=redis_url, set_as_current=False)
     app.conf.update(
+        broker_transport="workers.transport:Transport",
+        # With a transport of our own kombu no longer reads this out of the scheme; what the URL says of ssl_... counts.
+        broker_use_ssl={"ssl_cert_reqs": "required"} if redis_url.startswith("rediss:") else False,
         # Messages are doorbells: acked before the work. The ledger redelivers what is lost, its claims drop duplicates.
         task_acks_late=False,
         task_ignore_result=True,

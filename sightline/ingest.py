@@ -18,6 +18,7 @@ from sightline.errors import JobFailed, RequestRefused, SightlineError, UsageErr
 from sightline.item import Found, Ingestible, Item, expand, is_folder, is_storable, walk
 from sightline.job import Job
 from sightline.progress import progress_bar
+from sightline.pulse import Pulse
 from sightline.settings import Settings
 
 BATCH_ITEMS = 512
@@ -62,7 +63,10 @@ class Ingest:
         with tuple_cursor(self._database) as cursor:
             self._open(cursor)
         try:
-            with progress_bar("submitted", enabled=progress, count=lambda: count_items(items)) as advance:
+            with (
+                Pulse(self._database, self._job().job_id),
+                progress_bar("submitted", enabled=progress, count=lambda: count_items(items)) as advance,
+            ):
                 for batch in self._batches(items, root):
                     with tuple_cursor(self._database) as cursor:
                         self._add(cursor, batch)

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from sightline.control import cancel
 from sightline.database import Database
-from sightline.errors import JobFailed, JobNotVisible, ServiceMissing
+from sightline.errors import JobFailed, JobNotVisible, PolicyRefused, ServiceMissing
+from sightline.pulse import SILENT_SECONDS
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,14 @@ class JobProgress:
     """Nothing of it starts: its queue or its collection is paused."""
     open_failures: int
     """Of those that failed: neither retried nor dismissed."""
+    items_per_second: float | None
+    """Of the last minute; of the whole job once it is over."""
+    seconds_left: int | None
+    """At that rate, for what was submitted so far."""
+    oldest_seconds: float | None
+    """How long its oldest work has been due and not begun."""
+    silent_seconds: float | None
+    """How long its submitter, who may add more, has given no sign of life; None once the job is sealed."""
 
     @property
     def finished(self) -> bool:
@@ -118,6 +127,28 @@ class Job:
             The state: `cancelled`, `cancelling` while something runs, or how the job had ended before.
         """
         return cancel(self._database, self.job_id)
+
+    def seal(self, *, force: bool = False) -> bool:
+        """Say that no more items come, for a submitter that died; the job ends with what was submitted.
+
+        Returns:
+            Whether it was open until now.
+
+        Raises:
+            PolicyRefused: its submitter has given a sign of life within a minute, and `force` is not set.
+            JobNotVisible: there is no such job.
+        """
+        now = self.progress()
+        if now.silent_seconds is None:
+            return False
+        if now.silent_seconds < SILENT_SECONDS and not force:
+            raise PolicyRefused(
+                f"the submitter of job {self.job_id} gave a sign of life {now.silent_seconds:g} s ago, and what it "
+                f"still has to give would be refused; --force (force=True) seals the job all the same"
+            )
+        with self._database.transaction() as connection:
+            connection.execute("select sightline.seal_job(%s, 'sealed by ' || session_user)", (self.job_id,))
+        return True
 
     def failures(self, limit: int = 100) -> list[Failure]:
         """The first failures of the job that were neither retried nor dismissed, oldest first."""

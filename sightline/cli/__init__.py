@@ -23,6 +23,7 @@ from sightline.cli import (
     status,
     transfer,
 )
+from sightline.cli.pipe import piped_output
 from sightline.errors import ServiceMissing, SightlineError
 
 app = typer.Typer(
@@ -40,6 +41,11 @@ for module in (stack, demo, ingest, search, spaces, convert, transfer, ledger, c
 
 def main() -> None:
     """Run the CLI; an expected error is one line on stderr and its exit code."""
+    with piped_output():
+        _run()
+
+
+def _run() -> None:
     try:
         app(prog_name="sightline")
     except SightlineError as error:

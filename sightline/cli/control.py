@@ -1,4 +1,4 @@
-"""`sightline retry`, `dismiss`, `cancel`, `pause`, `resume`, `rate-limit` and `reconcile`."""
+"""`sightline retry`, `dismiss`, `cancel`, `seal`, `pause`, `resume`, `rate-limit` and `reconcile`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OneCollection = Annotated[str | None, typer.Option("--collection", help="A colle
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (retry, dismiss, cancel, pause, resume, rate_limit, reconcile):
+    for command in (retry, dismiss, cancel, seal, pause, resume, rate_limit, reconcile):
         app.command()(command)
 
 
@@ -110,6 +110,26 @@ def cancel(
         out.print(f"job {job} cancelled: {now.done:,} items were done before, {now.cancelled:,} were not")
     else:
         out.print(f"job {job} was {state} already: there is nothing to cancel")
+
+
+def seal(
+    job: Annotated[int, typer.Argument(min=1, max=MAX_ID, help="The number of the job.")],
+    force: Annotated[bool, typer.Option("--force", help="Even if its submitter is alive.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Close a job whose submitter died before it was through: no more items come, and what was submitted is done.
+
+    Example: sightline seal 7
+    """
+    with Sightline() as client:
+        was_open = client.job(job).seal(force=force)
+        now = client.job(job).progress()
+    if as_json:
+        print_json(now)
+    elif was_open:
+        out.print(f"job {job} takes no more items: {now.submitted:,} were submitted, {now.pending:,} are pending")
+    else:
+        out.print(f"job {job} was sealed already")
 
 
 def pause(

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 from psycopg.rows import dict_row
-from rich.live import Live
 
-from sightline.cli.output import ClassFilter, CollectionOption, JobFilter, JsonOption, out, print_records, records_table
+from sightline.cli.output import ClassFilter, CollectionOption, JobFilter, JsonOption, err, out, print_records
+from sightline.cli.watch import watch_ledger
 from sightline.client import Sightline
 from sightline.errors import UsageError
-
-WATCH_SECONDS = 1.0
+from sightline.pulse import SILENT_SECONDS
 
 _JOBS = """
 select job_id, kind, case when paused then 'paused' else state end as state, collection, space, submitted, done, failed,
-       skipped, cancelled, pending,
-       round(finished / nullif(seconds, 0), 1)::float8 as items_per_s,
-       case when pending > 0 and finished > 0 and finished_at is null and not paused
-            then round(pending * seconds / finished)::int end as seconds_left,
+       skipped, cancelled, pending, items_per_second as items_per_s, seconds_left, oldest_seconds as oldest_s,
+       case when silent_seconds > %(silent)s then 'silent ' || round(silent_seconds) || ' s'
+            when silent_seconds is not null then 'open' end as submitter,
        date_trunc('second', created_at)::text as created_at,
        date_trunc('second', coalesce(finished_at, clock_timestamp()) - created_at)::text as took, retry_of, error
-from (select *, done + failed + skipped - unchanged as finished,
-             extract(epoch from coalesce(finished_at, clock_timestamp()) - started_at) as seconds
-      from sightline.job_progress) p
+from sightline.job_progress
 where not %(open)s or finished_at is null order by job_id desc limit %(limit)s
+"""
+
+_QUEUES = """
+select queue, workers, queued_items as queued, running_items as running, done_last_minute as done_1_min,
+       failed_last_minute as failed_1_min, items_per_second as items_per_s, seconds_left, oldest_seconds as oldest_s,
+       nullif(paused, false) as paused
+from sightline.queue_status order by queue
 """
 
 _FAILURES = """
@@ -56,21 +57,29 @@ def jobs(
     watch: Annotated[bool, typer.Option("--watch", help="Draw the table again each second, until Ctrl-C.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List jobs and what became of their items, with rate and time left.
+    """List jobs and what became of their items, with rate (of the last minute) and time left.
+
+    `submitter` says of a job that takes more items whether its submitter gives signs of life. --watch shows the queues
+    too; where the output is no terminal it prints a line for each job that has moved.
 
     Example: sightline jobs --open
     """
     if watch and as_json:
         raise UsageError("--watch draws a table: leave out --json, or poll without --watch")
-    params = {"open": open_only, "limit": limit}
+    params = {"open": open_only, "limit": limit, "silent": SILENT_SECONDS}
     with Sightline() as client:
-        if not watch:
-            print_records(_rows(client, _JOBS, params), as_json=as_json, empty="no jobs")
+        if watch:
+            watch_ledger(lambda: _rows(client, _JOBS, params), lambda: _rows(client, _QUEUES, {}))
             return
-        with suppress(KeyboardInterrupt), Live(console=out, auto_refresh=False) as live:
-            while True:
-                live.update(records_table(_rows(client, _JOBS, params), empty="no jobs"), refresh=True)
-                time.sleep(WATCH_SECONDS)
+        rows = _rows(client, _JOBS, params)
+    print_records(rows, as_json=as_json, empty="no jobs")
+    for row in rows:
+        if (row["submitter"] or "").startswith("silent") and not as_json:
+            err.print(
+                f"job {row['job_id']} waits for a submitter that is {row['submitter']}; it closes by itself after 10 "
+                f"minutes, or at once: sightline seal {row['job_id']}",
+                soft_wrap=True, highlight=False,
+            )  # fmt: skip
 
 
 def failures(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import psycopg
 import structlog
 
 from sightline.database import Database
@@ -21,6 +23,7 @@ from sightline.embedded.supervisor import Supervisor
 from sightline.errors import ServiceFailed, ServiceMissing
 from sightline.migrate import migrate
 from sightline.settings import Settings
+from sightline.signals import StopSignals
 from sightline.space import ensure_default_space
 
 logger = structlog.get_logger(__name__)
@@ -44,14 +47,14 @@ class Services:
 
 
 @contextmanager
-def running_services(settings: Settings, stop: threading.Event | None = None) -> Iterator[Services]:
+def running_services(settings: Settings, stop: StopSignals | None = None) -> Iterator[Services]:
     """Start what is not there, and stop what was started.
 
     Servers that SIGHTLINE_DATABASE_URL and SIGHTLINE_REDIS_URL name are used instead of the embedded ones.
 
     Raises:
         StackHeld: another process runs the embedded stack of `settings.home`.
-        KeyboardInterrupt: `stop` was set before all was ready.
+        KeyboardInterrupt: `stop` was set before all was ready. A second signal hurries the worker's end.
         ServiceMissing: a server or the worker does not start; the message says why.
     """
     given = (settings.database_url, settings.redis_url)
@@ -74,7 +77,7 @@ def running_services(settings: Settings, stop: threading.Event | None = None) ->
         log = stack.home / "worker.log" if stack else None
         _check(stop)
         worker = supervised_worker(settings, database_url, redis_url, queues=_all_queues(database), log=log)
-        undo.callback(worker.stop, settings.drain_seconds + WORKER_GRACE_SECONDS)
+        undo.callback(worker.stop, settings.drain_seconds + WORKER_GRACE_SECONDS, hurry=stop and stop.again)
         worker.start()
         _wait_for(worker, database, log, stop)
         for name, reason in _refused_spaces(database, worker.pid):
@@ -101,15 +104,25 @@ def supervised_worker(
     command += ["--device", device or settings.device]
     env = {**os.environ, "SIGHTLINE_DATABASE_URL": database_url, "SIGHTLINE_REDIS_URL": redis_url}
     record = log.with_suffix(".pid.json") if log else None
-    return Supervisor(command, env=env, log=log, record=record)
+    return Supervisor(command, env=env, log=log, record=record, on_lost=partial(_declare_lost, database_url))
 
 
-def _check(stop: threading.Event | None) -> None:
+def _declare_lost(database_url: str, pid: int) -> None:
+    """Have the ledger give a dead worker's chunks to others at once; else they wait for the end of its lease."""
+    name = f"{socket.gethostname()}:{pid}"  # as the worker calls itself
+    try:
+        with psycopg.connect(database_url, autocommit=True, connect_timeout=3) as connection:
+            connection.execute("select sightline.declare_lost(%s)", (name,))
+    except psycopg.Error as error:
+        logger.warning("the ledger does not know yet that a worker died", worker=name, error=str(error).strip())
+
+
+def _check(stop: StopSignals | None) -> None:
     if stop is not None and stop.is_set():
         raise KeyboardInterrupt
 
 
-def _wait_for(worker: Supervisor, database: Database, log: Path | None, stop: threading.Event | None) -> None:
+def _wait_for(worker: Supervisor, database: Database, log: Path | None, stop: StopSignals | None) -> None:
     """Until the worker says that it consumes: its row has the pid of the child, and queues once models are loaded."""
     end = time.monotonic() + WORKER_READY_SECONDS
     while time.monotonic() < end:

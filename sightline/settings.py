@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         description="Days after which a finished job without open failures is forgotten, with its idempotency key. "
         "Vectors are no part of a job.",
     )
+    item_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds that an item may take to be read, and again to be decoded; then it is tried again later.",
+    )
     chunk_slots: int = Field(default=2, ge=1, description="Chunks that one worker works on at a time.")
     call_slots: int = Field(default=4, ge=1, description="Threads that one worker keeps for calls.")
     call_seconds: float = Field(

@@ -74,11 +74,11 @@ def make_app(
         },
     )
 
-    @app.task(name=CHUNKS_TASK, ignore_result=True)
+    @app.task(name=CHUNKS_TASK, ignore_result=True, shared=False)
     def chunks(chunk_ids: list[int], **_: Any) -> None:
         _guarded(lambda: on_chunks([int(chunk_id) for chunk_id in chunk_ids]), CHUNKS_TASK)
 
-    @app.task(name=CALL_TASK, ignore_result=True)
+    @app.task(name=CALL_TASK, ignore_result=True, shared=False)
     def call(**request: Any) -> None:
         _guarded(lambda: on_call(request), CALL_TASK)
 

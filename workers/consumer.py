@@ -9,6 +9,7 @@ import time
 
 import structlog
 from celery import Celery
+from celery.app import trace
 from celery.worker import WorkController, state
 
 from workers.app import consumed
@@ -55,12 +56,16 @@ class Consumer:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        hostname = f"sightline-{os.getpid()}@{socket.gethostname()}"
+        trace.setup_worker_optimizations(
+            self._app, hostname
+        )  # else tasks are looked for in an app that Celery makes up
         pause = 0.1
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
                 worker = WorkController(
-                    app=self._app, hostname=f"sightline-{os.getpid()}@{socket.gethostname()}", pool="threads",
+                    app=self._app, hostname=hostname, pool="threads",
                     queues=consumed(self._queues), without_gossip=True, without_mingle=True, without_heartbeat=True,
                     ready_callback=lambda _: self._ready.set(), quiet=True,
                 )  # fmt: skip

@@ -23,6 +23,10 @@ FORGET_SECONDS = 60.0
 """Between two looks for jobs that ended long ago; as long as there are some, the next look comes at once."""
 
 
+class LeadLost(Exception):
+    """This process was away for longer than its lead lasts."""
+
+
 class Dispatcher:
     """Leads while its lease row lasts: publishes, sweeps, and publishes again what Redis has lost.
 
@@ -46,10 +50,12 @@ class Dispatcher:
         self._lease = lease_seconds
         self._keep_jobs_days = keep_jobs_days
         self._forget_at = 0.0
+        self._lead_seconds = max(1.0, 0.4 * lease_seconds)
         self._connection: Connection | None = None
-        self._connected_at = 0.0
+        self._steady_since = 0.0  # of time.monotonic(), as the other two
         self._swept_at = 0.0
-        self._asked_at = 0.0
+        self._asked_at = -1e9
+        self._database_time = 0.0  # when the lead was last asked for, by the clock that counts
         self._leads = False
         self._loop = Loop("dispatcher", self._turn, poll_seconds)
 
@@ -83,31 +89,43 @@ class Dispatcher:
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._url)
-            self._connected_at = time.monotonic()
+            self._steady_since = time.monotonic()
         return self._connection
 
     def _lead(self, connection: Connection) -> bool:
         """Whether this worker leads; asks again, and so renews, each quarter of the lead's own lease."""
-        seconds = max(1.0, 0.4 * self._lease)
         asked = time.monotonic()
-        if asked - self._asked_at < seconds / 4:
+        if asked - self._asked_at < self._lead_seconds / 4:
             return self._leads
-        row = connection.execute(query("lead"), {"worker_id": self._worker_id, "seconds": seconds}).fetchone()
+        row = connection.execute(
+            query("lead"), {"worker_id": self._worker_id, "seconds": self._lead_seconds}
+        ).fetchone()
+        assert row is not None
         self._asked_at = asked
-        leads = bool(row and row["lead"])
+        if row["now"] - self._database_time > self._lease:
+            # This process, or its whole machine, was frozen: its neighbours may have been too, and look lost.
+            self._steady_since = time.monotonic()
+        self._database_time = row["now"]
+        leads = bool(row["lead"])
         if leads != self._leads:
             log.info("dispatcher_leads" if leads else "dispatcher_follows")
         self._leads = leads
         return leads
 
     def _publish(self, connection: Connection) -> None:
-        """Take what fits, commit (each statement is its own transaction), then publish."""
-        arguments = {"lease": self._lease, "per_slot": PER_SLOT}
+        """Take what fits, commit (each statement is its own transaction), then publish.
+
+        A leader that was frozen takes nothing once its lease is over (the statement checks that), and publishes nothing
+        that it took before.
+        """
+        arguments = {"lease": self._lease, "per_slot": PER_SLOT, "worker_id": self._worker_id}
         messages: dict[str, list[list[int]]] = defaultdict(list)
         for row in connection.execute(query("take_unpublished"), arguments).fetchall():
             messages[row["queue"]].append(row["chunk_ids"])
         for queue, chunks in messages.items():
             try:
+                if time.monotonic() - self._asked_at > self._lead_seconds:
+                    raise LeadLost(f"chunks of queue {queue} are left to the next leader")
                 self._broker.push(queue, CHUNKS_TASK, [{"chunk_ids": chunk_ids} for chunk_ids in chunks])
             except BaseException:
                 # Some may have arrived: a duplicate finds nothing to claim.
@@ -118,10 +136,13 @@ class Dispatcher:
 
     def _maintain(self, connection: Connection) -> None:
         # After an outage of Postgres every worker looks lost until it had time to beat.
-        if time.monotonic() - self._connected_at > self._lease:
-            row = connection.execute(query("sweep"), {"lease": self._lease, "max_attempts": MAX_ATTEMPTS}).fetchone()
-            if row and row["sweep"]:
-                log.warning("lost_workers_swept", chunks=row["sweep"])
+        steady = time.monotonic() - self._steady_since > self._lease
+        arguments = {"lease": self._lease, "max_attempts": MAX_ATTEMPTS, "worker_id": self._worker_id}
+        connection.execute(query("vouch"), arguments)  # who sweeps is alive, even if its heartbeat is late
+        row = connection.execute(query("sweep" if steady else "sweep_declared"), arguments).fetchone()
+        if row and row["sweep"]:
+            log.warning("lost_workers_swept", chunks=row["sweep"])
+        if steady:
             connection.execute(query("forget_workers"))
             self._forget_jobs(connection)
         self._publish_lost(connection)

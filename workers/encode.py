@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,11 +17,12 @@ import structlog
 
 from workers.cancellations import Cancellations, Cancelled
 from workers.database import Pool
+from workers.decoders import Decoders
 from workers.engine import Kind
 from workers.errors import BadVector, EngineUnavailable, SourceUnavailable
 from workers.flights import Boarding, Flights
 from workers.ingress import Ingress, digest_of
-from workers.items import PART_BYTES, Item, as_item_error, cut_note, load_items, outcomes, parts
+from workers.items import PART_BYTES, Item, cut_note, load_items, outcomes, parts
 from workers.ledger import ClaimedChunk
 from workers.queries import query
 from workers.spaces import Served
@@ -56,7 +57,7 @@ class EncodeWork:
     """
 
     def __init__(
-        self, pool: Pool, ingress: Ingress, writer: Writer, flights: Flights, decoders: Executor,
+        self, pool: Pool, ingress: Ingress, writer: Writer, flights: Flights, decoders: Decoders,
         cancellations: Cancellations,
     ) -> None:  # fmt: skip
         self._pool = pool
@@ -115,7 +116,7 @@ class EncodeWork:
     ) -> None:  # fmt: skip
         """Bring a part's items to the engine, or to the vector that another item has already."""
         budget = _Budget(PART_BYTES)
-        _each(self._decoders, lambda item: self._read(item, budget), part)
+        self._decoders.each(lambda item: self._read(item, budget), part)
         first: dict[tuple[str, bytes], tuple[Item, Future[Vector]]] = {}
         for item in part:
             if item.error is None and item.actual is not None:
@@ -126,7 +127,7 @@ class EncodeWork:
             first.pop(key)[1].set_result(vector)
         items = [item for item, _ in first.values()]
         self._read_blobs(items)
-        prepared = _each(self._decoders, lambda item: self._prepare(served, item), items)
+        prepared = self._decoders.each(lambda item: self._prepare(served, item), items)
         kinds: tuple[Kind, Kind] = ("image", "text")
         for kind in kinds:
             ready = [(pair, done) for pair, done in zip(first.values(), prepared, strict=True)
@@ -196,20 +197,6 @@ class EncodeWork:
         with self._ingress.decoded(data, item.external_id) as image:
             item.note = "; ".join(image.notes) or None
             return image.prepared_by(served.encoder.prepare_image)
-
-
-def _each(executor: Executor, step: Any, items: Sequence[Item]) -> list[Any]:
-    """Run a step for each item; what it raises becomes that item's error, and None its result."""
-
-    def guarded(item: Item) -> Any:
-        try:
-            return step(item)
-        except BaseException as error:  # noqa: BLE001 - one bad item never sinks its neighbours
-            item.error = as_item_error(error, item.external_id)
-            item.data = None
-            return None
-
-    return list(executor.map(guarded, items))
 
 
 def _land(flight: Future[Vector], note: str | None, done: Future[np.ndarray]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import structlog
 
-from workers.errors import EngineUnavailable
+from workers.errors import EncodeFailed, EngineUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -210,6 +210,8 @@ class Engine:
                 _free_device_memory()
             # Its frames would keep the batch, on the device too, alive for as long as the future.
             return error.with_traceback(None)
+        except BaseException as error:  # noqa: BLE001 - SystemExit too is the fault of one item, not of its neighbours
+            return EncodeFailed(f"the model raised {type(error).__name__}: {error}")
         return vectors
 
 

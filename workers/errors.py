@@ -99,6 +99,12 @@ class SourceUnavailable(ItemError):
     retryable = True
 
 
+class Stalled(ItemError):
+    """Reading or decoding did not come to an end within `item_seconds`: a share that went away, a source that drips."""
+
+    retryable = True
+
+
 class EngineUnavailable(ItemError):
     """The engine stopped or broke down while it held the item."""
 

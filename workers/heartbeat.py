@@ -57,7 +57,8 @@ class Heartbeat:
         self._lease = lease_seconds
         self._connection: Connection | None = None
         self._last = time.monotonic()
-        self._loop = Loop("heartbeat", self._beat, lease_seconds / 5)
+        # After an outage the beat must be back before the sweepers, who wait one lease.
+        self._loop = Loop("heartbeat", self._beat, lease_seconds / 5, longest=lease_seconds / 5)
 
     def start(self) -> None:
         """Write the row once, then keep it fresh. Raises psycopg.OperationalError if the first beat fails."""
@@ -75,7 +76,8 @@ class Heartbeat:
 
     def stop(self) -> None:
         """Mark the worker as stopped."""
-        self._loop.stop(2.0)
+        if self._loop.stop(2.0) and self._connection is not None:
+            self._connection.close()
         try:
             with connect(self._url) as connection:
                 connection.execute(query("worker_stopped"), {"worker_id": self._state.worker_id})

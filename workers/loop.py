@@ -11,7 +11,6 @@ import structlog
 log = structlog.get_logger(__name__)
 
 LONGEST_BACK_OFF = 5.0
-"""Seconds between two tries of something that keeps failing."""
 
 
 class Loop:
@@ -21,12 +20,14 @@ class Loop:
         name: of the thread, and in the logs.
         body: one turn; called in the thread. What it raises never ends the loop.
         seconds: pause between two turns.
+        longest: pause between two tries of what keeps failing.
     """
 
-    def __init__(self, name: str, body: Callable[[], None], seconds: float) -> None:
+    def __init__(self, name: str, body: Callable[[], None], seconds: float, longest: float = LONGEST_BACK_OFF) -> None:
         self._name = name
         self._body = body
         self._seconds = seconds
+        self._longest = longest
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -52,7 +53,7 @@ class Loop:
                 failed = 0
             except BaseException as error:
                 failed += 1
-                pause = min(LONGEST_BACK_OFF, max(self._seconds, 0.1) * 2**failed) * random.uniform(0.5, 1)  # noqa: S311
+                pause = min(self._longest, max(self._seconds, 0.1) * 2**failed) * random.uniform(0.5, 1)  # noqa: S311
                 # One trace, then one line for each further failure of the same kind.
                 log.warning("loop_failed", loop=self._name, error=f"{type(error).__name__}: {error}".strip(),
                             again_in=round(pause, 2), exc_info=failed == 1)  # fmt: skip

@@ -64,8 +64,9 @@ cross join lateral (
 ) v
 
 -- name: limit_waiting
--- A transaction of somebody else that holds an item for long costs a retry, not the slot.
-set local lock_timeout = '5s'
+-- A transaction of somebody else that holds an item for long costs a retry, not the slot. And this one must not hold its chunks when its
+-- host is gone and the connection is not: the sweeper skips what is locked.
+select set_config('lock_timeout', '5s', true), set_config('idle_in_transaction_session_timeout', '10s', true)
 
 -- name: hold_claims
 select sightline.hold_claims(%(worker_id)s, %(chunk_ids)s, %(fences)s) as chunk_id
@@ -136,21 +137,41 @@ select coalesce(array_agg(c.chunk_id), '{}') as cancelled
 from sightline.job j join sightline.chunk c on c.job_id = j.job_id
 where j.finished_at is null and j.cancel_requested_at is not null and c.state = 'running' and c.worker_id = %(worker_id)s
 
+-- name: vouch
+update sightline.worker set seen_at = clock_timestamp() where worker_id = %(worker_id)s and stopped_at is null
+
 -- name: worker_stopped
 update sightline.worker set stopped_at = clock_timestamp(), seen_at = clock_timestamp(), queues = '{}', free_slots = 0
 where worker_id = %(worker_id)s
 
 -- name: lead
-select sightline.lead('dispatcher', %(worker_id)s, %(seconds)s * interval '1 second')
+select sightline.lead('dispatcher', %(worker_id)s, %(seconds)s * interval '1 second') as lead,
+       extract(epoch from clock_timestamp())::float8 as now
 
 -- name: stop_leading
 delete from sightline.leader where role = 'dispatcher' and worker_id = %(worker_id)s
 
 -- name: take_unpublished
+-- Nothing for a leader whose lease is over; the condition is checked before anything is taken.
 select queue, chunk_ids from sightline.take_unpublished(%(lease)s * interval '1 second', %(per_slot)s)
+where exists (select from sightline.leader l where l.role = 'dispatcher' and l.worker_id = %(worker_id)s and l.lease_until > clock_timestamp())
 
 -- name: sweep
+-- Not by a leader whose lease is over: it was frozen, and so perhaps was whoever looks lost to it.
 select sightline.sweep(%(lease)s * interval '1 second', %(max_attempts)s)
+where exists (select from sightline.leader l where l.role = 'dispatcher' and l.worker_id = %(worker_id)s and l.lease_until > clock_timestamp())
+
+-- name: sweep_declared
+-- Before a lease has passed: only workers that their supervisors declared lost, which is to have been silent for an hour and to serve nothing.
+-- Not while others look lost that may be about to beat again.
+select sightline.sweep(interval '50 minutes', %(max_attempts)s)
+from (
+  select bool_and(w.queues = '{}') as declared from sightline.worker w
+  where w.stopped_at is null and w.seen_at < clock_timestamp() - interval '50 minutes'
+    and exists (select from sightline.chunk c where c.state = 'running' and c.worker_id = w.worker_id)
+) silent
+where silent.declared
+  and exists (select from sightline.leader l where l.role = 'dispatcher' and l.worker_id = %(worker_id)s and l.lease_until > clock_timestamp())
 
 -- name: waiting_long
 select queue, bool_or(published_at < clock_timestamp() - %(longest)s * interval '1 second') as very_long

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from workers.ledger import ClaimedChunk, Ledger
+from workers.outage import is_outage
 from workers.spaces import Served
 
 log = structlog.get_logger(__name__)
@@ -132,8 +133,8 @@ class ChunkRunner:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in started)
 
-    def release_all(self) -> None:
-        """Hand back whatever is still in hand; its writes find their fence gone."""
+    def release_all(self) -> bool:
+        """Hand back whatever is still in hand; its writes find their fence gone. Returns whether the ledger took it."""
         deadline = time.monotonic() + CLAIM_SECONDS
         while self._claiming and time.monotonic() < deadline:
             time.sleep(0.01)  # a claim under way would take the chunks again right after this
@@ -141,7 +142,7 @@ class ChunkRunner:
             held = sorted(self._held)
         if held:
             log.warning("running_chunks_released", chunks=held)
-            self._give_back(held)
+        return not held or self._give_back(held)
 
     def _reserve(self) -> bool:
         if self._stopping.is_set():
@@ -175,7 +176,10 @@ class ChunkRunner:
                     self._work(message.served, message.chunks)
             except BaseException as error:
                 log.exception("message_failed", chunks=[chunk.chunk_id for chunk in message.chunks])
-                self._fail(message.chunks, error)
+                if is_outage(error):
+                    self._give_back([chunk.chunk_id for chunk in message.chunks])
+                else:
+                    self._fail(message.chunks, error)
             finally:
                 with self._lock:
                     self._running -= 1
@@ -191,8 +195,10 @@ class ChunkRunner:
             except Exception as again:  # noqa: BLE001 - `release_strays` finds it once the ledger answers
                 log.warning("chunk_not_given_up", chunk_id=chunk.chunk_id, error=str(again).strip())
 
-    def _give_back(self, chunk_ids: Sequence[int]) -> None:
+    def _give_back(self, chunk_ids: Sequence[int]) -> bool:
         try:
             self._ledger.release(chunk_ids)
-        except Exception as error:  # noqa: BLE001 - the lease ends by itself
+        except Exception as error:  # noqa: BLE001 - `release_strays` does it later, or the lease ends by itself
             log.warning("chunks_not_released", chunks=list(chunk_ids), error=str(error).strip())
+            return False
+        return True

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 import uuid
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
 
 import structlog
 
 from sightline.broker import Broker
 from sightline.settings import Settings
+from sightline.signals import StopSignals, stop_signals
 from workers.app import make_app
 from workers.calls import Calls
 from workers.cancellations import Cancellations
 from workers.consumer import Consumer
 from workers.database import open_pool
+from workers.decoders import Decoders
 from workers.dispatcher import Dispatcher
 from workers.encode import EncodeWork
 from workers.flights import Flights
@@ -39,7 +38,10 @@ LOADING_SECONDS = 1.0
 """How long chunks are put off whose model is being loaded."""
 STUCK_SECONDS = 300.0
 """A batch that takes longer never ends: the process does, for whoever supervises it to start it again."""
-STUCK_EXIT_CODE = 5
+MAX_HUNG = 32
+"""Threads that hang in items which were given up; the process then makes room for another one."""
+BROKEN_EXIT_CODE = 5
+"""Work was left to its lease: the process could not hand it back."""
 EXIT_GRACE = 3.0
 """Seconds after the drain in which everything else must have ended."""
 
@@ -61,11 +63,14 @@ class Service:
         self._pool = open_pool(database_url, settings.chunk_slots + settings.call_slots + WAITERS + 2)
         ingress = Ingress(settings.media_roots, settings.max_bytes, settings.max_pixels, settings.max_text_chars)
         ledger = Ledger(self._pool, self.worker_id)
-        decoders = ThreadPoolExecutor(min(MAX_DECODERS, os.cpu_count() or 1), thread_name_prefix="decode")
+        decoders = Decoders(min(MAX_DECODERS, os.cpu_count() or 1), settings.item_seconds)
         self._ledger = ledger
+        self._decoders = decoders
+        self._give_up = threading.Event()
         self._spaces = Spaces(self._pool, queues, settings.device)
         cancellations = Cancellations()
-        work = EncodeWork(self._pool, ingress, Writer(self._pool, ledger), Flights(), decoders, cancellations)
+        writer = Writer(self._pool, ledger, self._give_up)
+        work = EncodeWork(self._pool, ingress, writer, Flights(), decoders, cancellations)
         self._runner = ChunkRunner(ledger, work.run, settings.chunk_slots)
         self._calls = Calls(self._broker, self._spaces, ingress)
         state = WorkerState(
@@ -77,25 +82,28 @@ class Service:
             database_url, self._broker, self.worker_id, settings.lease_seconds, settings.poll_seconds,
             settings.keep_jobs_days,
         )  # fmt: skip
-        self._consumer = Consumer(make_app(settings, redis_url, queues, self._on_chunks, self._calls.answer), queues)
-        self._asked = threading.Event()
-        self._signals = 0
+        self._app = make_app(settings, redis_url, queues, self._on_chunks, self._calls.answer)
+        self._consumer = Consumer(self._app, queues)
+        self._stopped = threading.Event()
+        self._exit_code = BROKEN_EXIT_CODE  # until everything was handed back
 
     def run(self) -> int:
         """Work until SIGTERM or SIGINT; returns the exit code. Call it in the main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-        self._start()
-        while not self._asked.wait(1.0):
-            pass
-        return self._stop()
+        with stop_signals() as stop:
+            threading.Thread(target=self._leave_at_once, args=(stop.again,), name="leave", daemon=True).start()
+            self.start(stop)
+            while not stop.wait(1.0):
+                pass
+            return self.stop()
 
-    def _start(self) -> None:
+    def start(self, stop: StopSignals | None = None) -> None:
+        """Load the models, then take work; returns early once `stop` is set."""
         began = time.monotonic()
         self._heartbeat.start()
         loading = self._spaces.load_all()
         while not all(future.done() for future in loading):
-            if self._asked.wait(0.1):
+            time.sleep(0.05)
+            if stop is not None and stop.is_set():
                 return
         self._runner.start()
         self._watch.start()
@@ -106,22 +114,34 @@ class Service:
         log.info("worker_ready", worker_id=str(self.worker_id), queues=self._queues, spaces=self._spaces.describe(),
                  seconds=round(time.monotonic() - began, 2))  # fmt: skip
 
-    def _stop(self) -> int:
+    def stop(self) -> int:
+        """Finish what was begun, within `drain_seconds`, hand back the rest, and close everything; the exit code."""
         began = time.monotonic()
         threading.Thread(target=self._watch_exit, name="watchdog", daemon=True).start()
         log.info("worker_stopping", drain_seconds=self._settings.drain_seconds)
         self._consumer.stop_taking()
+        self._runner.stop_taking()
         self._heartbeat.announce([])
         self._dispatcher.stop()
         self._watch.stop(1.0)
-        self._runner.stop_taking()
-        drained = self._runner.drain(self._settings.drain_seconds)
-        self._runner.release_all()
-        self._consumer.join(max(0.5, self._settings.drain_seconds - (time.monotonic() - began)))
+        drained = self._runner.drain(self._settings.drain_seconds - (time.monotonic() - began))
+        self._give_up.set()
+        if self._runner.release_all():
+            self._exit_code = 0
+        self._consumer.join(max(1.5, self._settings.drain_seconds - (time.monotonic() - began)))
         self._heartbeat.stop()
-        self._spaces.close()
+        self._close()
+        self._stopped.set()
         log.info("worker_stopped", drained=drained, seconds=round(time.monotonic() - began, 2))
-        return 0
+        return self._exit_code
+
+    def _close(self) -> None:
+        """Free threads and sockets; the process may live on."""
+        self._spaces.close()
+        self._decoders.close()
+        self._app.close()
+        self._pool.close(1.0)
+        self._broker.close()
 
     def _on_chunks(self, chunk_ids: list[int]) -> None:
         """Hand a message over to the runner, or leave it to another worker."""
@@ -143,29 +163,26 @@ class Service:
                 self._runner.take(loading.result(), ids)
 
     def _look_after(self) -> None:
-        if self._spaces.busy_seconds > STUCK_SECONDS:
-            # A forward cannot be interrupted, and a worker behind it would hold its chunks for ever.
-            log.critical("worker_exits_stuck", forward_seconds=round(self._spaces.busy_seconds))
-            threading.Timer(EXIT_GRACE, os._exit, [STUCK_EXIT_CODE]).start()
+        if self._spaces.busy_seconds > STUCK_SECONDS or self._decoders.hung >= MAX_HUNG:
+            # Neither a forward nor a read can be interrupted, and a worker behind them would hold its chunks for ever.
+            log.critical("worker_exits_stuck", forward_seconds=round(self._spaces.busy_seconds),
+                         hung_reads=self._decoders.hung)  # fmt: skip
+            threading.Timer(EXIT_GRACE, os._exit, [BROKEN_EXIT_CODE]).start()
             self._runner.release_all()
-            os._exit(STUCK_EXIT_CODE)
+            os._exit(BROKEN_EXIT_CODE)
         self._runner.release_strays()
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._signals += 1
-        self._asked.set()
-        if self._signals == 2:
-            threading.Thread(target=self._leave_at_once, name="leave", daemon=True).start()
-
-    def _leave_at_once(self) -> None:
+    def _leave_at_once(self, asked: threading.Event) -> None:
+        asked.wait()
         log.warning("worker_leaves_at_once")
-        threading.Timer(EXIT_GRACE, os._exit, [0]).start()
-        self._runner.release_all()
+        threading.Timer(EXIT_GRACE, os._exit, [BROKEN_EXIT_CODE]).start()
+        self._runner.stop_taking()
+        released = self._runner.release_all()
         self._heartbeat.stop()
-        os._exit(0)
+        os._exit(0 if released else BROKEN_EXIT_CODE)
 
     def _watch_exit(self) -> None:
         """Nothing that hangs may keep the process: its leases end by themselves."""
-        time.sleep(self._settings.drain_seconds + EXIT_GRACE)
-        log.error("worker_exits_by_watchdog")
-        os._exit(0)
+        if not self._stopped.wait(self._settings.drain_seconds + EXIT_GRACE):
+            log.error("worker_exits_by_watchdog", exit_code=self._exit_code)
+            os._exit(self._exit_code)

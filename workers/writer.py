@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -17,19 +18,27 @@ from pgvector import HalfVector
 from workers.database import Connection, Pool
 from workers.errors import ItemError
 from workers.ledger import MAX_ATTEMPTS, ClaimedChunk, Ledger
+from workers.outage import is_outage
 from workers.queries import query
 from workers.vector import Vector
 
 log = structlog.get_logger(__name__)
 
 FLUSH_TRIES = 6
-"""How often a flush is tried when the database gets in its way; the pauses add up to about 6 s."""
+"""How often a flush is tried when others get in its way; the pauses add up to about 6 s."""
+OUTAGE_SECONDS = 120.0
+"""How long a flush waits for a database that is away. What was encoded is kept: the sweeper waits too, so the chunks
+stay this worker's."""
+LONGEST_PAUSE = 2.0
+"""Seconds between two tries."""
 _PASSING = (
     psycopg.errors.SerializationFailure,
     psycopg.errors.DeadlockDetected,
     psycopg.errors.ForeignKeyViolation,
     psycopg.OperationalError,
     psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
 )
 
 
@@ -65,11 +74,15 @@ class _Flush:
 
 
 class Writer:
-    """Writes outcomes through COPY into a temporary table, and from there in order of the key. Safe in threads."""
+    """Writes outcomes through COPY into a temporary table, and from there in order of the key. Safe in threads.
 
-    def __init__(self, pool: Pool, ledger: Ledger) -> None:
+    Once `give_up` is set, what fails is not tried again.
+    """
+
+    def __init__(self, pool: Pool, ledger: Ledger, give_up: threading.Event | None = None) -> None:
         self._pool = pool
         self._ledger = ledger
+        self._give_up = give_up or threading.Event()
 
     def flush(
         self, space_id: int, chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome],
@@ -86,9 +99,11 @@ class Writer:
             by now.
 
         Raises:
-            psycopg.Error: the database did not take it after `FLUSH_TRIES` tries.
+            psycopg.Error: the database did not take it after `FLUSH_TRIES` tries, or was away for `OUTAGE_SECONDS`.
         """
-        for tries in range(1, FLUSH_TRIES + 1):
+        end = time.monotonic() + OUTAGE_SECONDS
+        tries = 0
+        while True:
             try:
                 with self._pool.connection() as connection, connection.transaction():
                     connection.execute(query("limit_waiting"))
@@ -96,10 +111,11 @@ class Writer:
                 break
             except _PASSING as error:
                 # A commit whose answer was lost shows itself on the next try: its chunks are done.
-                if tries == FLUSH_TRIES:
+                tries += 1
+                if self._give_up.is_set() or (time.monotonic() > end if is_outage(error) else tries >= FLUSH_TRIES):
                     raise
                 log.warning("flush_again", tries=tries, error=f"{type(error).__name__}: {error}".strip())
-                time.sleep(0.1 * 2**tries * random.uniform(0.5, 1.5))  # noqa: S311
+                self._give_up.wait(min(LONGEST_PAUSE, 0.1 * 2**tries) * random.uniform(0.5, 1.5))  # noqa: S311
         try:
             self._ledger.close_jobs(chunks)
         except psycopg.Error as error:

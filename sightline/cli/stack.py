@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -16,10 +15,12 @@ import typer
 from sightline.cli.output import JsonOption, configure_logging, err, out, print_json
 from sightline.client import service_urls
 from sightline.database import Database
+from sightline.embedded.supervisor import ending
 from sightline.errors import ServiceFailed, ServiceMissing, SightlineError
 from sightline.migrate import migrate as run_migrations
 from sightline.services import WORKER_GRACE_SECONDS, Services, running_services, supervised_worker
 from sightline.settings import Settings
+from sightline.signals import stop_signals
 from sightline.space import index_space, spaces_to_index
 
 log = structlog.get_logger(__name__)
@@ -41,6 +42,8 @@ def up(
 ) -> None:
     """Run Postgres with pgvector, Redis and a worker in the foreground. Ctrl-C stops them, the data stays.
 
+    The worker finishes what it began, within SIGHTLINE_DRAIN_SECONDS; a second Ctrl-C hands that back and ends at once.
+
     Example: sightline up
     """
     settings = _with(Settings(), model=model, device=device)
@@ -58,10 +61,8 @@ def up(
         while not stop.wait(1.0):
             if services.stack is not None:
                 services.stack.heal()
-            if services.worker.wait(0) is not None:
-                raise ServiceFailed(
-                    f"the worker ended with status {services.worker.last_exit}; see {services.worker_log}"
-                )
+            if services.worker.wait(0) is not None and services.worker.last_exit is not None:
+                raise ServiceFailed(f"the worker: {ending(services.worker.last_exit)}; see {services.worker_log}")
         out.print("stopping ...")
 
 
@@ -70,6 +71,9 @@ def worker(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
 ) -> None:
     """Run one supervised worker, on the servers that the settings name or on the embedded stack that is up.
+
+    A worker that dies is started again. On SIGTERM or Ctrl-C it finishes what it began, within SIGHTLINE_DRAIN_SECONDS,
+    and hands back the rest; a second one ends it at once. Nothing is lost either way.
 
     Example: sightline worker --queues encode --device cuda:0
     """
@@ -84,7 +88,11 @@ def worker(
             pass
         if not stop.is_set():
             raise typer.Exit(child.last_exit or 0)
-        child.stop(settings.drain_seconds + WORKER_GRACE_SECONDS)
+        code = child.stop(settings.drain_seconds + WORKER_GRACE_SECONDS, hurry=stop.again)
+    if code not in (None, 0, -signal.SIGTERM):  # SIGTERM itself ended one that had not begun to work
+        raise ServiceFailed(
+            f"the worker: {ending(code)}; what it held comes back after {settings.lease_seconds:g} s (its lease)"
+        )
 
 
 def migrate(as_json: JsonOption = False) -> None:
@@ -114,19 +122,6 @@ def dsn(
         print_json({"database_url": database_url, "redis_url": redis_url})
     else:
         typer.echo(redis_url if redis else database_url)
-
-
-@contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set. Children run in own sessions: Ctrl-C reaches this process alone."""
-    stop = threading.Event()
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in handled}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _with(settings: Settings, **options: object) -> Settings:

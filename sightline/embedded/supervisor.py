@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -28,8 +28,8 @@ class Supervisor:
 
     `env` replaces the environment (None: ours). Output goes to the file `log`, or to our own output. An exit with one
     of `final_codes` (2: the command line is wrong) is not retried. `record` names a file that says which process runs:
-    with it, a child that outlived a killed supervisor is ended before a new one starts. The child gets SIGTERM when we
-    die (Linux).
+    with it, a child that outlived a killed supervisor is ended before a new one starts. `on_lost` is called with the
+    pid of each child that ended unasked. The child gets SIGTERM when we die (Linux).
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Supervisor:
         final_codes: Collection[int] = (2,),
         back_off: tuple[float, float] = _BACK_OFF,
         healthy_seconds: float = _HEALTHY_SECONDS,
+        on_lost: Callable[[int], None] | None = None,
     ) -> None:
         self.name = name
         self.restarts = 0
@@ -56,6 +57,7 @@ class Supervisor:
         self._final_codes = frozenset(final_codes)
         self._back_off = back_off
         self._healthy_seconds = healthy_seconds
+        self._on_lost = on_lost
         self._mutex = threading.Lock()  # held to signal or collect the child: no pid is signalled after that
         self._child: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
@@ -90,19 +92,23 @@ class Supervisor:
         """Block until the supervisor ends (by `stop` or a final exit code); return the last exit status, or None."""
         return self.last_exit if self._finished.wait(timeout) else None
 
-    def stop(self, timeout: float = 25.0, grace: float = 5.0) -> int | None:
+    def stop(self, timeout: float = 25.0, grace: float = 5.0, hurry: threading.Event | None = None) -> int | None:
         """End the child for good and return its exit status (negative: the signal that ended it).
 
-        SIGTERM, then `timeout` seconds to finish its work; a second SIGTERM, then `grace` seconds; then SIGKILL for the
-        whole process group.
+        SIGTERM, then `timeout` seconds to finish its work, or until `hurry` is set; a second SIGTERM, then `grace`
+        seconds; then SIGKILL for the whole process group.
         """
         self._stopping.set()
         if self._thread is None:
             return None
-        for number, seconds in ((signal.SIGTERM, timeout), (signal.SIGTERM, grace)):
-            self._signal(number)
-            if self._finished.wait(seconds):
+        self._signal(signal.SIGTERM)
+        end = time.monotonic() + timeout
+        while (left := end - time.monotonic()) > 0 and not (hurry and hurry.is_set()):
+            if self._finished.wait(min(left, 0.1)):
                 return self.last_exit
+        self._signal(signal.SIGTERM)
+        if self._finished.wait(grace):
+            return self.last_exit
         _logger.warning("%s: pid %s ignores SIGTERM; killing it", self.name, self.pid)
         self._signal(signal.SIGKILL)
         self._finished.wait()
@@ -149,17 +155,17 @@ class Supervisor:
             delay = self._back_off[0]
             while True:
                 began = time.monotonic()
+                pid = self.pid
                 self.last_exit = self._collect()
                 if self._stopping.is_set():
                     return
+                self._report(pid)
                 if self.last_exit in self._final_codes:
-                    _logger.error("%s: exit status %d, which a restart does not mend", self.name, self.last_exit)
+                    _logger.error("%s: %s, which a restart does not mend", self.name, ending(self.last_exit))
                     return
                 if time.monotonic() - began >= self._healthy_seconds:
                     delay = self._back_off[0]
-                _logger.warning(
-                    "%s: ended with status %d; starting it again in %.1f s", self.name, self.last_exit, delay
-                )
+                _logger.warning("%s: %s; starting it again in %.1f s", self.name, ending(self.last_exit), delay)
                 if not self._respawn(delay):
                     return
                 delay = min(2 * delay, self._back_off[1])
@@ -167,6 +173,14 @@ class Supervisor:
             if self._record:
                 self._record.unlink(missing_ok=True)
             self._finished.set()
+
+    def _report(self, pid: int | None) -> None:
+        if self._on_lost is None or pid is None:
+            return
+        try:
+            self._on_lost(pid)
+        except Exception:  # a supervisor must outlive whatever is wrong today
+            _logger.exception("%s: the end of pid %d was not reported", self.name, pid)
 
     def _respawn(self, delay: float) -> bool:
         """Wait, then start the next child; keep trying while even that fails (no memory, too many processes)."""
@@ -199,3 +213,13 @@ class Supervisor:
             status = child.wait()
             self._child = None
         return status
+
+
+def ending(status: int) -> str:
+    """How a child ended, in words."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"ended by signal {-status}"

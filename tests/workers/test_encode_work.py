@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.models.tiny_checkpoints import DIM
 from tests.workers.conftest import png
 from workers.cancellations import Cancellations
 from workers.database import Pool, open_pool
+from workers.decoders import Decoders
 from workers.encode import EncodeWork
 from workers.engine import Engine
 from workers.errors import EngineUnavailable, SourceUnavailable
@@ -70,7 +71,7 @@ def ledger(pool: Pool) -> Ledger:
 
 @pytest.fixture
 def work(pool: Pool, ledger: Ledger, ingress: Ingress) -> Iterator[EncodeWork]:
-    with ThreadPoolExecutor(2) as decoders:
+    with closing(Decoders(2, item_seconds=60.0)) as decoders:
         yield EncodeWork(pool, ingress, Writer(pool, ledger), Flights(), decoders, Cancellations())
 
 

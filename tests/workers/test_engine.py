@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from workers.engine import BATCH, MAX_WAITING, Engine, Expired
-from workers.errors import EngineUnavailable
+from workers.errors import EncodeFailed, EngineUnavailable
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,26 @@ def test_a_wrong_number_of_vectors_is_an_error(engine: Engine, model: Model) -> 
         engine.submit("text", [Text(1)])[0].result(5)
 
 
-def test_a_dead_thread_fails_what_it_held_and_goes_on(engine: Engine, model: Model) -> None:
+def test_a_model_that_wants_to_exit_fails_the_guilty_item_alone(engine: Engine, model: Model) -> None:
     def trouble(values: list[float]) -> None:
-        if values == [66]:
-            raise SystemExit
+        if 66 in values:
+            raise SystemExit(3)
 
     model.trouble = trouble
+    futures = engine.submit("text", [Text(n) for n in (65, 66, 67)])
+    with pytest.raises(EncodeFailed, match="the model raised SystemExit: 3"):
+        futures[1].result(5)
+    assert results([futures[0], futures[2]]) == [130, 134]
+
+
+def test_a_dead_thread_fails_what_it_held_and_goes_on(
+    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(_: object) -> None:
+        monkeypatch.undo()
+        raise SystemExit
+
+    monkeypatch.setattr(engine, "_encode", dying)
     with pytest.raises(EngineUnavailable, match="SystemExit"):
         engine.submit("text", [Text(66)])[0].result(5)
     assert results(engine.submit("text", [Text(1)])) == [2]

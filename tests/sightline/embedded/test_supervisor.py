@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -79,6 +80,32 @@ def test_child_that_heeds_only_the_second_signal(tmp_path: Path) -> None:
     supervisor = Supervisor(_python(script), log=tmp_path / "log").start()
     assert wait_until((tmp_path / "log").read_text, 10)
     assert supervisor.stop(timeout=0.3, grace=10) == 9
+
+
+def test_a_hurried_stop_sends_the_second_signal_at_once(tmp_path: Path) -> None:
+    script = (
+        "import signal, sys, time\nseen = []\n"
+        "def heed(*_):\n    seen.append(1); len(seen) == 2 and sys.exit(9)\n"
+        "signal.signal(signal.SIGTERM, heed); print('ready', flush=True)\nwhile True: time.sleep(300)"
+    )
+    supervisor = Supervisor(_python(script), log=tmp_path / "log").start()
+    assert wait_until((tmp_path / "log").read_text, 10)
+    hurry = threading.Event()
+    threading.Timer(0.3, hurry.set).start()
+    began = time.monotonic()
+    assert supervisor.stop(timeout=60, grace=10, hurry=hurry) == 9
+    assert time.monotonic() - began < 30
+
+
+def test_a_child_that_ends_unasked_is_reported() -> None:
+    lost: list[int] = []
+    supervisor = Supervisor(["sleep", "300"], back_off=_QUICK, on_lost=lost.append).start()
+    first = supervisor.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    assert wait_until(lambda: supervisor.alive and supervisor.pid != first, 10)
+    supervisor.stop()
+    assert lost == [first]
 
 
 def test_stubborn_child_and_its_own_children_are_killed(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 CHUNKS_TASK = "sightline.chunks"
 CALL_TASK = "sightline.call"
+SUBMIT_TASK = "sightline.submit"
+SUBMIT_QUEUE = "submit"
+"""Where services of other languages send jobs (docs/enqueue.md): not used by this client, which writes the ledger."""
 REPLY_SECONDS = 60
 """How long an answer waits for its asker."""
 

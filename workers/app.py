@@ -1,24 +1,29 @@
-"""The Celery application: its settings, with why, and its two tasks, which only hand over."""
+"""The Celery application: its settings, with why, and its tasks, which only hand over."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
-from celery import Celery
+from celery import Celery, Task
+from celery.exceptions import Reject
 from kombu import Queue
 
-from sightline.broker import CALL_TASK, CHUNKS_TASK
+from sightline.broker import CALL_TASK, CHUNKS_TASK, SUBMIT_QUEUE, SUBMIT_TASK
 from sightline.settings import Settings
 from workers.runner import WAITERS
 
 log = structlog.get_logger(__name__)
 
+PUT_BACK_SECONDS = 1.0
+"""Between two tries to write a message into a ledger that cannot be reached."""
+
 
 def consumed(queues: Sequence[str]) -> list[str]:
-    """The Redis queues of these ledger queues: each one's calls first, then the work."""
-    return [f"{queue}.interactive" for queue in queues] + list(queues)
+    """The Redis queues of these ledger queues: each one's calls first, then what is submitted, then the work."""
+    return [f"{queue}.interactive" for queue in queues] + [SUBMIT_QUEUE] + list(queues)
 
 
 def make_app(
@@ -27,13 +32,16 @@ def make_app(
     queues: Sequence[str],
     on_chunks: Callable[[list[int]], object],
     on_call: Callable[[dict[str, Any]], object],
+    on_submit: Callable[[str, Sequence[Any], dict[str, Any]], object],
 ) -> Celery:
-    """A Celery application whose messages go to two handlers.
+    """A Celery application whose messages go to three handlers.
 
     Args:
         queues: of the ledger: `encode`, or `encode.<pool>`.
         on_chunks: takes chunk ids; must return soon.
         on_call: takes the fields of a call and answers it.
+        on_submit: takes the id, the positional and the named arguments of a message, and writes the ledger. When it
+            raises, the message is delivered again.
     """
     app = Celery("sightline", broker=redis_url, set_as_current=False)
     app.conf.update(
@@ -81,6 +89,16 @@ def make_app(
     @app.task(name=CALL_TASK, ignore_result=True, shared=False)
     def call(**request: Any) -> None:
         _guarded(lambda: on_call(request), CALL_TASK)
+
+    # The one task that is acked late: until the ledger has the job, the message is all there is of it.
+    @app.task(name=SUBMIT_TASK, bind=True, ignore_result=True, acks_late=True, shared=False)
+    def submit(self: Task[Any, Any], *arguments: Any, **request: Any) -> None:
+        try:
+            on_submit(str(self.request.id), arguments, request)
+        except BaseException as error:
+            log.warning("message_put_back", message_id=self.request.id, error=str(error) or type(error).__name__)
+            time.sleep(PUT_BACK_SECONDS)  # for it comes again at once
+            raise Reject(str(error), requeue=True) from error
 
     app.finalize()
     return app

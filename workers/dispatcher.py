@@ -63,6 +63,11 @@ class Dispatcher:
         """Start the thread."""
         self._loop.start()
 
+    @property
+    def leads(self) -> bool:
+        """Whether this worker led when it last looked."""
+        return self._leads
+
     def stop(self) -> None:
         """End the thread and give up the lead, so that another worker takes over at once."""
         if self._loop.stop(3.0) and self._connection is not None:

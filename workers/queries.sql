@@ -191,3 +191,26 @@ and not exists (select from sightline.chunk c where c.state = 'running' and c.wo
 
 -- name: passport_differences
 select sightline.passport_differences(%(stored)s, %(given)s, 'in the space', 'in the model') as differences
+
+-- name: drain_watch
+select sightline.drain_watch()
+
+-- name: take_questions
+select question_id, space, queue, words, seconds from sightline.take_questions(%(most)s)
+
+-- name: answer_question
+select sightline.answer_question(%(question_id)s, %(numbers)s::real[], %(note)s)
+
+-- name: fail_question
+select sightline.fail_question(%(question_id)s, %(error)s)
+
+-- name: forget_questions
+select sightline.forget_questions(%(keep)s)
+
+-- name: submit_message
+select sightline.submit(
+  kind => %(kind)s, payload => coalesce(%(payload)s::jsonb, '{}'), collection => %(collection)s, items => %(items)s::jsonb,
+  lane => coalesce(%(lane)s, 'normal'), run_at => coalesce(%(run_at)s::timestamptz, now()), idempotency_key => %(idempotency_key)s) as job_id
+
+-- name: refuse_message
+insert into sightline.refused_message (message_id, request, error) values (%(message_id)s, %(request)s, %(error)s)

@@ -24,11 +24,14 @@ from workers.encode import EncodeWork
 from workers.flights import Flights
 from workers.heartbeat import Heartbeat, WorkerState
 from workers.ingress import Ingress
+from workers.intake import Intake
 from workers.ledger import Ledger
 from workers.loop import Loop
 from workers.preflight import service_urls
+from workers.questions import Questions
 from workers.runner import WAITERS, ChunkRunner
 from workers.spaces import Spaces
+from workers.watches import Watches
 from workers.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -60,7 +63,7 @@ class Service:
         self._queues = queues
         self.worker_id = uuid.uuid4()
         self._broker = Broker(redis_url, settings.key_prefix)
-        self._pool = open_pool(database_url, settings.chunk_slots + settings.call_slots + WAITERS + 2)
+        self._pool = open_pool(database_url, settings.chunk_slots + settings.call_slots + WAITERS + 5)
         ingress = Ingress(settings.media_roots, settings.max_bytes, settings.max_pixels, settings.max_text_chars)
         ledger = Ledger(self._pool, self.worker_id)
         decoders = Decoders(min(MAX_DECODERS, os.cpu_count() or 1), settings.item_seconds)
@@ -82,7 +85,11 @@ class Service:
             database_url, self._broker, self.worker_id, settings.lease_seconds, settings.poll_seconds,
             settings.keep_jobs_days,
         )  # fmt: skip
-        self._app = make_app(settings, redis_url, queues, self._on_chunks, self._calls.answer)
+        self._watches = Watches(self._pool, lambda: self._dispatcher.leads)
+        self._questions = Questions(self._pool, self._broker, lambda: self._dispatcher.leads)
+        self._app = make_app(
+            settings, redis_url, queues, self._on_chunks, self._calls.answer, Intake(self._pool).submit
+        )
         self._consumer = Consumer(self._app, queues)
         self._stopped = threading.Event()
         self._exit_code = BROKEN_EXIT_CODE  # until everything was handed back
@@ -108,6 +115,8 @@ class Service:
         self._runner.start()
         self._watch.start()
         self._dispatcher.start()
+        self._watches.start()
+        self._questions.start()
         if not self._consumer.start(30.0):
             log.warning("consumer_not_ready_yet")
         self._heartbeat.announce(self._queues)
@@ -122,6 +131,8 @@ class Service:
         self._consumer.stop_taking()
         self._runner.stop_taking()
         self._heartbeat.announce([])
+        self._questions.stop(1.0)
+        self._watches.stop(1.0)
         self._dispatcher.stop()
         self._watch.stop(1.0)
         drained = self._runner.drain(self._settings.drain_seconds - (time.monotonic() - began))

@@ -108,7 +108,7 @@ def _embed_elsewhere(client: Sightline, folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_example_of_a_page_works(page: str, reader: dict[str, str], client: Sightline) -> None:
     for block in blocks(page):
-        assert block.language in {*RUN, "text", "json"}, f"{block}\nsays no language"
+        assert block.language in {*RUN, "text", "json", "js"}, f"{block}\nsays no language"
         if block.reason is None and block.language in RUN:
             _run(block, client.database_url, reader)
             _settle(client)

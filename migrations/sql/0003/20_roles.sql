@@ -39,7 +39,7 @@ create function sightline.grant_roles() returns text[]
 language plpgsql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
 declare
   -- What only the owner may do.
-  owners constant text[] := '{create_space,create_space_views,alias_space,grant_roles,grant_view,watch,unwatch,store_import}';
+  owners constant text[] := '{create_space,create_space_views,alias_space,grant_roles,grant_view,watch,unwatch,follow,follow_rows,store_import}';
   -- What acts with the owner's rights, and for whom; of these only.
   lent constant jsonb := '{
     "submit": ["sightline_producer", "sightline_worker"], "my_jobs": ["sightline_producer"], "my_failures": ["sightline_producer"],
@@ -49,7 +49,7 @@ declare
   -- Functions that write, or may, and that a reader needs all the same.
   readers constant text[] := '{search_space,search_text,search_text_must_be_called_outside_a_transaction_block}';
   -- What a worker reads and does not write: the owner's decisions.
-  fixed constant text[] := '{migration,space,space_alias,job_contract,watch,collection,blob}';
+  fixed constant text[] := '{migration,space,space_alias,job_contract,watch,watch_mark,collection,blob}';
   -- Words of those who search.
   private constant text[] := '{question}';
   role text;

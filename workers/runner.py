@@ -121,7 +121,9 @@ class ChunkRunner:
             except queue.Empty:
                 break
             if message is not None:
-                self._give_back([chunk.chunk_id for chunk in message.chunks])
+                ids = [chunk.chunk_id for chunk in message.chunks]
+                if self._give_back(ids):
+                    self._let_go(ids)
         for _ in self._threads:
             self._waiting.put(None)
 

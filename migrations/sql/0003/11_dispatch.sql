@@ -62,7 +62,6 @@ returns table (queue text, lane text, space_id smallint, chunk_ids bigint[])
 language plpgsql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
 declare
   target record;
-  waiting record;
   picked record;
   held int[];          -- collections that are paused
   taken bigint[];       -- chunks in the order in which they were taken
@@ -110,18 +109,18 @@ begin
 
     free := target.items;
     continue when free <= 0;
-    urgencies := '{}'; collections := '{}'; sizes := '{}'; overdue := '{}'; live := '{}'; served := '{}'; taken := '{}';
-    for waiting in
-      select w.urgency, w.collection_id, w.items,
+    taken := '{}';
+    select coalesce(array_agg(w.urgency order by w.n), '{}'), coalesce(array_agg(w.collection_id order by w.n), '{}'),
+           coalesce(array_agg(w.items order by w.n), '{}'), coalesce(array_agg(w.overdue order by w.n), '{}'),
+           array_fill(true, array[count(*)::int]), array_fill(null::timestamptz, array[count(*)::int])
+    into urgencies, collections, sizes, overdue, live, served
+    from (
+      select w.urgency, w.collection_id, w.items, row_number() over (order by t.served_at nulls first, w.due_at) as n,
              greatest(w.due_at, coalesce(t.served_at, w.due_at)) < clock_timestamp() - interval '30 seconds' as overdue
       from sightline.waiting_collections(target.queue) w
       left join sightline.turn t on t.queue = target.queue and t.urgency = w.urgency and t.collection_id = w.collection_id
       where w.collection_id <> all (held) and coalesce((rate_of->>w.collection_id::text)::double precision, 1) > 0
-      order by t.served_at nulls first, w.due_at
-    loop
-      urgencies := urgencies || waiting.urgency; collections := collections || waiting.collection_id; sizes := sizes || waiting.items;
-      overdue := overdue || waiting.overdue; live := live || true; served := served || null::timestamptz;
-    end loop;
+    ) w;
 
     for step in 0 .. 3 loop
       loop

@@ -396,6 +396,15 @@ def backlog(connection: psycopg.Connection, job: int, count: int, **columns: obj
     )
 
 
+def many_jobs(connection: psycopg.Connection) -> None:
+    """20,000 other jobs, none of which concerns what is published."""
+    connection.execute(
+        "insert into sightline.job (kind, space_id, state, sealed_at, finished_at) "
+        "select 'encode', space_id, 'done', now(), now() from sightline.space, generate_series(1, 20000)"
+    )
+    connection.execute("analyze sightline.job")
+
+
 TAKE = "select * from sightline.take_unpublished('1 h', 4)"
 
 
@@ -422,13 +431,16 @@ def test_held_work_at_the_head_of_a_queue_costs_nothing(connection: psycopg.Conn
     paused, limited, later = (submit(connection, 1, "bulk", collection=name) for name in ("paused", "limited", "later"))
     take(connection)
     connection.execute("update sightline.chunk set state = 'cancelled'")
+    many_jobs(connection)
     for job in (paused, limited):
         backlog(connection, job, 20000)
     backlog(connection, later, 20000, run_at="tomorrow")
+    backlog(
+        connection, submit(connection, 1, "bulk", collection="free"), 20000, run_at="tomorrow"
+    )  # behind one that may go
     connection.execute("select sightline.pause(collection => 'paused')")
     connection.execute("select sightline.rate_limit('limited', 1)")
     connection.execute("update sightline.rate_limit set allowance = -1000")
-    submit(connection, 1, "bulk", collection="free")
     connection.execute("analyze sightline.chunk")
     connection.execute("begin")
     assert [len(ids) for _, ids in take(connection)] == [1]

@@ -24,9 +24,9 @@ SIDE: Final = 96
 PATCH: Final = 32
 CONTEXT: Final = 80
 """Tokens of the longest text: a full caption of six things has 66."""
-WORD_LAYER, READ_LAYER = 1, 2
-"""Text layers whose hidden states say which grid cells have a word's attribute, and which hold what a noun with its
-adjectives speaks of; the layers after them use that."""
+WORD_LAYER, NOUN_LAYER, PART_LAYER = 1, 2, 3
+"""Text layers (1 is the first) after which hidden states say which grid cells have a word's attribute, which hold what
+a noun with its adjectives speaks of, and whether a part of the text is true; the layers after them use that."""
 UNTRAINED: Final = ("vision_proj", "text_proj")
 """Parts of ``BlipForImageTextRetrieval`` that only its cosine mode uses; saved as zeros."""
 
@@ -91,15 +91,15 @@ class Blip(nn.Module):
         )
         return self.itm_head(out.last_hidden_state[:, 0]), out.hidden_states
 
-    def tell(self, ids: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Next-token logits (B, T, words) of texts (B, T), and the hidden states (B, T, width) of READ_LAYER.
+    def tell(self, ids: Tensor, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Next-token logits (B, T, words) of texts (B, T), and the hidden states (B, T, width) as in ``match``.
 
         Padding lies behind the text, so causal attention never sees it.
         """
         out = self.text_decoder.bert(
             input_ids=ids, encoder_hidden_states=images, is_decoder=True, use_cache=False, output_hidden_states=True
         )
-        return self.text_decoder.cls(out.last_hidden_state), out.hidden_states[READ_LAYER]
+        return self.text_decoder.cls(out.last_hidden_state), out.hidden_states
 
 
 def start_from_encoder(model: Blip, folder: Path) -> None:

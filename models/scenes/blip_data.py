@@ -88,18 +88,20 @@ class BlipBatches(IterableDataset[Batch]):
         and ``match`` are lists of chunks, see ``_chunk``.
         """
         scenes = [scene for scene, _ in drawn]
-        written = [self._to_write(scene, row, dice) for row, scene in enumerate(scenes)]
-        matched = [
-            self._to_match(scene, row, dice) for row, scene in enumerate(scenes) for _ in range(self.recipe.texts)
-        ]
-        return {
+        out: Batch = {
             "pixels": torch.from_numpy(np.stack([image for _, image in drawn])),
             "classes": torch.from_numpy(np.stack([place_classes(scene) for scene in scenes])),
             "boxes": torch.from_numpy(np.stack([place_boxes(scene) for scene in scenes])),
             "scene": torch.tensor([scene_classes(scene) for scene in scenes]),
-            "write": self._chunks(written, (self.recipe.vague,), dice),
-            "match": self._chunks(matched, (0.33, 0.66), dice),
         }
+        if self.recipe.texts:
+            written = [self._to_write(scene, row, dice) for row, scene in enumerate(scenes)]
+            matched = [
+                self._to_match(scene, row, dice) for row, scene in enumerate(scenes) for _ in range(self.recipe.texts)
+            ]
+            out["write"] = self._chunks(written, (self.recipe.vague,), dice)
+            out["match"] = self._chunks(matched, (0.33, 0.66), dice)
+        return out
 
     def _to_write(self, scene: Scene, row: int, dice: Dice) -> tuple[Told, int, bool]:
         """(a caption to learn to write, its scene's row, whether the image is there)."""
@@ -137,10 +139,22 @@ def _chunk(texts: Sequence[tuple[Told, int, bool]]) -> Batch:
     """``ids`` (n, T), ``rows`` (n,) of their scenes, ``flags`` (n,).
 
     Marked tokens as (text, position) with their targets: ``words`` (W, 2) and ``word_cells`` (W, 9), ``nouns`` (M, 2)
-    and ``noun_cells`` (M, 9), ``truths`` (K, 2) and ``true`` (K,), ``spans`` (S, 2) and ``span_cells`` (S, 9).
+    and ``noun_cells`` (M, 9) with ``adjectives`` (M,), ``links`` (L, 3), ``truths`` (K, 2) and ``true`` (K,),
+    ``spans`` (S, 2) and ``span_cells`` (S, 9).
     """
     ids = np.full((len(texts), max(len(told.ids) for told, _, _ in texts)), PAD_ID)
-    names = ("words", "word_cells", "nouns", "noun_cells", "truths", "true", "spans", "span_cells")
+    names = (
+        "words",
+        "word_cells",
+        "nouns",
+        "noun_cells",
+        "adjectives",
+        "links",
+        "truths",
+        "true",
+        "spans",
+        "span_cells",
+    )
     found: dict[str, list[Any]] = {name: [] for name in names}
     for n, (told, _, _) in enumerate(texts):
         ids[n, : len(told.ids)] = told.ids
@@ -150,6 +164,8 @@ def _chunk(texts: Sequence[tuple[Told, int, bool]]) -> Batch:
         for at, cells in told.nouns:
             found["nouns"].append((n, at))
             found["noun_cells"].append(cells)
+        found["adjectives"] += told.adjectives
+        found["links"] += [(n, second, first) for second, first in told.links]
         for at, true in told.truths:
             found["truths"].append((n, at))
             found["true"].append(true)
@@ -166,5 +182,7 @@ def _chunk(texts: Sequence[tuple[Told, int, bool]]) -> Batch:
         out[name] = torch.tensor(found[name], dtype=torch.int64).reshape(-1, 2)
     for name in ("word_cells", "noun_cells", "span_cells"):
         out[name] = torch.from_numpy(np.asarray(found[name], dtype=np.float32).reshape(-1, 9))
+    out["adjectives"] = torch.tensor(found["adjectives"], dtype=torch.int64)
+    out["links"] = torch.tensor(found["links"], dtype=torch.int64).reshape(-1, 3)
     out["true"] = torch.tensor(found["true"], dtype=torch.float32)
     return out

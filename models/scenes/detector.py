@@ -17,6 +17,7 @@ from .vocabulary import COLOURS, GRID, SHAPES, TEXTURES
 
 CLASSES: Final = CELL_CLASSES | {"inner texture": len(TEXTURES) + 1}
 """Classes of a cell's two places: a thing, and one that lies inside it. 0 means that nothing lies there."""
+INNER: Final = 4.0
 _NAMES: Final = tuple(CLASSES)
 _COLOURS: Final = tuple(COLOURS)
 
@@ -76,11 +77,16 @@ class DetectorHead(nn.Module):
         return list(parts), self.boxes(hidden).unflatten(-1, (2, 4))
 
     def loss(self, tokens: Tensor, classes: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """(cross entropy in nats, summed over CLASSES; mean absolute error of a box's number where a thing lies)."""
+        """(cross entropy in nats, summed over CLASSES; mean absolute error of a box's number where a thing lies).
+
+        A cell that holds an inner thing counts INNER times in the inner classes: few do, and those things are small.
+        """
         parts, found = self(tokens)
-        named = torch.stack(
-            [F.cross_entropy(part.flatten(0, 1), classes[..., k].flatten()) for k, part in enumerate(parts)]
-        ).sum()
+        named = tokens.new_zeros(())
+        for k, (name, part) in enumerate(zip(_NAMES, parts, strict=True)):
+            nats = F.cross_entropy(part.flatten(0, 1), classes[..., k].flatten(), reduction="none")
+            counts = torch.where(classes[..., k].flatten() > 0, INNER if name.startswith("inner") else 1.0, 1.0)
+            named = named + (nats * counts).mean()
         there = torch.stack([classes[..., 0] > 0, classes[..., 4] > 0], dim=-1).unsqueeze(-1)
         placed = ((found - boxes).abs() * there).sum() / (4 * there.sum()).clamp(min=1)
         return named, placed

@@ -27,14 +27,17 @@ class Told:
     """Token ids, and marks on some of them.
 
     ``words``: (position of an attribute, which grid cells hold a thing that has it). ``nouns``: (position of a claim's
-    noun, which grid cells hold a thing that fits the whole claim). ``truths``: (position of
-    a part's last word, whether the part is true of the scene). ``spans``: (position before a claim's first word,
+    noun, which grid cells hold a thing that fits the whole claim), and ``adjectives``: how many words right before each
+    noun are its own. ``links``: (position of a relation's second noun, and of its first). ``truths``: (position of a
+    part's last word, whether the part is true of the scene). ``spans``: (position before a claim's first word,
     position before its noun, its cells), for things only.
     """
 
     ids: list[int]
     words: list[tuple[int, NDArray[np.bool_]]] = field(default_factory=list)
     nouns: list[tuple[int, NDArray[np.bool_]]] = field(default_factory=list)
+    adjectives: list[int] = field(default_factory=list)
+    links: list[tuple[int, int]] = field(default_factory=list)
     truths: list[tuple[int, bool]] = field(default_factory=list)
     spans: list[tuple[int, int, NDArray[np.bool_]]] = field(default_factory=list)
 
@@ -88,7 +91,10 @@ def tell(query: Query, scene: Scene, *, full: bool = False, punctuation: bool = 
         out.ids += [known[word] for word in part.words]
         for offset, claim in part.nouns:
             out.nouns.append((begin + offset, cells(claim, scene)))
+            out.adjectives.append(sum(value is not None for value in (claim.size, claim.texture, claim.colour)))
             out.words += _attributes(claim, begin + offset, scene)
+        if len(part.nouns) == 2:
+            out.links.append((begin + part.nouns[1][0], begin + part.nouns[0][0]))
         if len(part.nouns) == 1 and part.nouns[0][1].shape is not None:
             out.spans.append((begin - 1, len(out.ids) - 2, out.nouns[-1][1]))
         out.truths.append((len(out.ids) - 1, part.query.matches(scene)))

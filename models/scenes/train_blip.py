@@ -1,8 +1,8 @@
-"""How the captioner, the matcher and the detector are trained: together, over one vision tower.
+"""How the captioner, the matcher and the detector are trained: over one vision tower.
 
-The tower starts from a trained dual encoder's. The truth helps twice: the detector's loss teaches the tower what lies
-in each grid cell and where, and marked words (which cells they speak of, whether their clause is true) teach both text
-models where to look. True or false, and the next word, are the only losses of what is shipped.
+First the tower and the detector, from what lies in each grid cell and where; the tower's layers start from a trained
+dual encoder's. Then, over the finished tower, the two text models. There the truth teaches attention where to look
+(``pointing``) and marked words what to know; true or false, and the next word, are the losses of what is shipped.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from .blip import Blip, save_blip, start_from_encoder
 from .blip_data import BlipBatches, BlipRecipe
-from .blip_losses import BlipHeads, losses
+from .blip_losses import BlipHeads, image_losses, match_losses, write_losses
 from .captions import WRONG, contrast
 from .encoder import scale_pixels
+from .pointing import Attention
 from .render import render_array
 from .sample import sample_scene
 from .team import Team
@@ -28,14 +29,16 @@ from .training import Batch, Phase, Plan, Trainer, moved
 
 WEIGHTS: dict[str, float] = {
     "cells": 0.5, "boxes": 4.0, "place": 0.3, "scene": 0.1,
-    "write": 1.0, "next": 0.5, "match": 1.5, "word": 0.5, "noun": 0.5, "clause": 1.5,
+    "write": 1.0, "next": 0.2, "look next": 0.3,
+    "match": 1.5, "word": 0.2, "noun": 0.5, "clause": 1.5,
+    "look word": 0.3, "look noun": 0.3, "look adjective": 0.2, "look link": 0.3, "look false": 0.2,
 }  # fmt: skip
 """What each loss of ``blip_losses`` counts."""
 
 
 def blip_plan(plan: Plan) -> Plan:
     """The plan with what is particular to this model."""
-    return replace(plan, batch=64, first_share=0.04, second_share=0.35, warm_steps=50, every_minutes=6.0, gallery=250)
+    return replace(plan, batch=64, first_share=0.3, second_share=0.36, warm_steps=50, every_minutes=4.0, gallery=250)
 
 
 class BlipTrainer(Trainer):
@@ -43,11 +46,14 @@ class BlipTrainer(Trainer):
 
     model: Blip
     heads: BlipHeads
+    matching: Attention
+    writing: Attention
 
     def __init__(
         self, out: Path, plan: Plan, device: str = "cpu", team: Team | None = None, start: Path | None = None
     ) -> None:
         self.start = start
+        self._first_text: int | None = None
         super().__init__(out, plan, device, team)
 
     def build(self) -> tuple[Blip, BlipHeads]:
@@ -57,6 +63,9 @@ class BlipTrainer(Trainer):
             start_from_encoder(self.model, self.start)
         config = self.model.config
         self.heads = BlipHeads(config.text_config.hidden_size, config.vision_config.hidden_size)
+        many = config.text_config.num_attention_heads
+        self.matching = Attention(self.model.text_encoder.encoder.layer, many)
+        self.writing = Attention(self.model.text_decoder.bert.encoder.layer, many)
         return self.model, self.heads
 
     def trained_before(self, name: str) -> bool:
@@ -64,29 +73,53 @@ class BlipTrainer(Trainer):
         return self.start is not None and name.startswith("vision_model.encoder.")
 
     def batches(self, phase: Phase) -> BlipBatches:
-        """Scenes with texts; small scenes and texts of one thing until words have found their cells."""
-        whole = BlipRecipe(batch=self.plan.batch)
-        easy = replace(whole, most=3, single=True, texts=4)
-        return BlipBatches(whole if phase == "whole" else easy, self.first_scene)
+        """Scenes, later with texts; first small scenes and texts of one thing, until words have found their cells."""
+        whole = BlipRecipe(batch=self.plan.batch, texts=3)
+        recipes = {
+            "image": replace(whole, texts=0, reuse=3),
+            "easy": replace(whole, most=3, single=True, texts=4),
+            "whole": whole,
+        }
+        return BlipBatches(recipes[phase], self.first_scene)
+
+    def warmth(self) -> float:
+        """A warm-up and a cosine for the image, and another for the texts."""
+        share, step = self.plan.first_share, self.state.step
+        if self.phase == "image":
+            return self.rise_and_fall(step, self.done / share)
+        if self._first_text is None:
+            self._first_text = step
+        return self.rise_and_fall(step - self._first_text, (self.done - share) / (1 - share))
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
-        """The weighted sum of all losses, or of those that the image alone decides."""
-        found = losses(self.model, self.heads, batch, text=phase != "image")
+        """The weighted sum of a phase's losses: those of the image, or those of the texts."""
+        found = self._losses(batch, phase)
         return torch.stack([WEIGHTS[name] * value for name, value in found.items()]).sum()
+
+    def _losses(self, batch: Batch, phase: Phase) -> dict[str, Tensor]:
+        pixels = scale_pixels(batch["pixels"])
+        if phase == "image":
+            return image_losses(self.model, self.heads, batch, self.model.images(pixels))
+        with torch.no_grad():
+            images = self.model.images(pixels)
+        written = write_losses(self.model, self.heads, self.writing, batch["write"], images)
+        return written | match_losses(self.model, self.heads, self.matching, batch["match"], images)
 
     @torch.inference_mode()
     def figures(self) -> dict[str, Any]:
         """The losses on a validation batch, how well cells are read, and wrong captions told from true ones."""
         batches = BlipBatches(BlipRecipe(batch=self.plan.gallery), split_name="validation")
         batch = moved(next(iter(batches)), self.device)
-        found = losses(self.model, self.heads, batch)
+        found = self._losses(batch, "image")
         images = self.model.images(scale_pixels(batch["pixels"]))
-        cells = self.model.detector.accuracy(images[:, 1:], batch["classes"])
-        return {
-            **{name: round(float(value), 4) for name, value in found.items()},
-            **{f"cell {name}": round(value, 3) for name, value in cells.items()},
-            **{f"wrong {what}": self._told_apart(what) for what in WRONG},
+        out = {
+            f"cell {name}": value
+            for name, value in self.model.detector.accuracy(images[:, 1:], batch["classes"]).items()
         }
+        if self.phase != "image":
+            found |= self._losses(batch, "whole")
+            out |= {f"wrong {what}": self._told_apart(what) for what in WRONG}
+        return {name: round(float(value), 4) for name, value in (found | out).items()}
 
     def _told_apart(self, what: str) -> float:
         """Share of validation scenes whose true caption scores above the one that is wrong by one claim."""
@@ -100,7 +133,7 @@ class BlipTrainer(Trainer):
             ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=PAD_ID).to(self.device)
             logits = self.model.match(ids, images)[0]
             scores.append(logits[:, 1] - logits[:, 0])
-        return round((scores[0] > scores[1]).float().mean().item(), 3)
+        return (scores[0] > scores[1]).float().mean().item()
 
     def save_model(self, folder: Path) -> None:
         """Write the checkpoint in BLIP format."""

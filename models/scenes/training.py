@@ -77,6 +77,7 @@ class Trainer(ABC):
         self.networks = {"model": model.to(self.device), "heads": heads.to(self.device)}
         self.optimizers = self._optimizers()
         self.state = State()
+        self.phase: Phase = "image"
         self.counted = 0.0  # up to when the state's seconds are counted
 
     @abstractmethod
@@ -150,7 +151,9 @@ class Trainer(ABC):
             ("image", self.plan.first_share), ("easy", self.plan.second_share), ("whole", 1.0),
         )  # fmt: skip
         for phase, end in ends:
-            batches = self._load(phase) if self.done < end else iter(())
+            if self.done >= end:
+                continue
+            self.phase, batches = phase, self._load(phase)
             while self.done < end:
                 losses.append(self._step(batches, phase))
                 told = f"step {self.state.step} loss {sum(losses[-50:]) / len(losses[-50:]):.3f}"
@@ -177,7 +180,7 @@ class Trainer(ABC):
         batch = moved(next(batches), self.device)
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group in groups:
-            group["lr"] = group["peak"] * self._warmth()
+            group["lr"] = group["peak"] * self.warmth()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = self.loss(batch, phase)
         for optimizer in self.optimizers:
@@ -194,10 +197,14 @@ class Trainer(ABC):
         self.state.samples += len(batch["pixels"]) * self.team.size
         return float(loss.detach())
 
-    def _warmth(self) -> float:
-        """The learning rate's factor: linear warm-up, then a cosine to zero over the whole budget."""
-        warm = min(1.0, (self.state.step + 1) / self.plan.warm_steps)
-        return warm * 0.5 * (1 + math.cos(math.pi * min(self.done, 1.0)))
+    def warmth(self) -> float:
+        """The learning rate's factor."""
+        return self.rise_and_fall(self.state.step, self.done)
+
+    def rise_and_fall(self, step: int, done: float) -> float:
+        """Linear warm-up over the first steps, then a cosine to zero as ``done`` goes to 1."""
+        warm = min(1.0, (step + 1) / self.plan.warm_steps)
+        return warm * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
     def _check(self, losses: list[float]) -> None:
         """Figures on validation scenes, a checkpoint, and the model's files."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset
 
-from .captions import caption
+from .captions import caption, contrast
 from .dataset import pixels, scene_classes
 from .detector import place_boxes, place_classes
 from .query import Query
@@ -31,8 +31,9 @@ class BlipRecipe:
 
     Captions to write: ``vague`` of them are vague and the others full; of the full ones ``asked`` follow the prompt
     token, and ``dropped`` of all have no image. Texts to match: ``texts`` for each scene, ``true`` of them left as they
-    are, half of the others changed in one part and half in any. Scenes have up to ``most`` things, and ``single`` texts
-    to match speak of one. Each rendered scene is used about ``reuse`` times.
+    are, half of the others changed in one part and half in any; for a share ``pairs`` of the scenes also a true full
+    caption and one that is wrong by one claim, to be told apart. Scenes have up to ``most`` things, and ``single``
+    texts to match speak of one. Each rendered scene is used about ``reuse`` times.
     """
 
     batch: int = 128
@@ -42,6 +43,7 @@ class BlipRecipe:
     dropped: float = 0.12
     texts: int = 2
     true: float = 0.42
+    pairs: float = 0.0
     unknown: float = 0.003
     most: int = 6
     single: bool = False
@@ -101,6 +103,8 @@ class BlipBatches(IterableDataset[Batch]):
             ]
             out["write"] = self._chunks(written, (self.recipe.vague,), dice)
             out["match"] = self._chunks(matched, (0.33, 0.66), dice)
+            if self.recipe.pairs:
+                out["match"].append(self._pairs(scenes, dice))
         return out
 
     def _to_write(self, scene: Scene, row: int, dice: Dice) -> tuple[Told, int, bool]:
@@ -126,6 +130,16 @@ class BlipBatches(IterableDataset[Batch]):
         if dice.chance(recipe.unknown * len(told.ids)):
             told.ids[1 + int(dice.random() * (len(told.ids) - 2))] = UNKNOWN_ID
         return told, row, query.matches(scene)
+
+    def _pairs(self, scenes: Sequence[Scene], dice: Dice) -> Batch:
+        """A chunk of true captions, then of the same ones with one wrong claim; ``pairs`` is how many of each."""
+        true, wrong = [], []
+        for row, scene in enumerate(scenes[: round(len(scenes) * self.recipe.pairs)]):
+            pair = contrast(scene, int(dice.random() * 2**40))
+            if pair is not None:
+                true.append((tell(pair[0].query, scene), row, True))
+                wrong.append((tell(pair[1].query, scene), row, False))
+        return {**_chunk([*true, *wrong]), "pairs": len(true)}
 
     @staticmethod
     def _chunks(texts: list[tuple[Told, int, bool]], cuts: tuple[float, ...], dice: Dice) -> list[Batch]:

@@ -97,7 +97,8 @@ def write_losses(
 def match_losses(
     model: Blip, heads: BlipHeads, attention: Attention, chunks: list[Batch], images: Tensor
 ) -> dict[str, Tensor]:
-    """``match``: cross entropy of true or false; ``word``, ``noun``, ``clause``: the same for marked words.
+    """``match``: cross entropy of true or false; ``pair``: of which of two captions is the true one; ``word``,
+    ``noun``, ``clause``: of marked words.
 
     Attention, by layer: ``look word`` from an attribute to the cells that have it, and ``look adjective`` from a noun
     to its own words; ``look noun`` from a noun to the cells of its claim; ``look link`` from a relation's second noun
@@ -109,6 +110,9 @@ def match_losses(
         ids = chunk["ids"]
         logits, hidden = model.match(ids, images[chunk["rows"]])
         mean.add("match", F.cross_entropy(logits, chunk["flags"].long(), reduction="sum"), len(logits))
+        if pairs := chunk.get("pairs"):
+            odds = logits[:, 1] - logits[:, 0]
+            mean.add("pair", F.softplus(odds[pairs:] - odds[:pairs]).sum(), pairs)
 
         text, at = chunk["words"].T
         having = heads.word(hidden[WORD_LAYER][text, at])

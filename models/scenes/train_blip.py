@@ -30,7 +30,7 @@ from .training import Batch, Phase, Plan, Trainer, moved
 WEIGHTS: dict[str, float] = {
     "cells": 0.5, "boxes": 4.0, "place": 0.3, "scene": 0.1,
     "write": 1.0, "next": 0.2, "look next": 0.3,
-    "match": 1.5, "word": 0.2, "noun": 0.5, "clause": 1.5,
+    "match": 1.5, "pair": 1.0, "word": 0.2, "noun": 0.5, "clause": 1.5,
     "look word": 0.3, "look noun": 0.3, "look adjective": 0.2, "look link": 0.3, "look false": 0.2,
 }  # fmt: skip
 """What each loss of ``blip_losses`` counts."""
@@ -74,10 +74,10 @@ class BlipTrainer(Trainer):
 
     def batches(self, phase: Phase) -> BlipBatches:
         """Scenes, later with texts; first small scenes and texts of one thing, until words have found their cells."""
-        whole = BlipRecipe(batch=self.plan.batch, texts=3)
+        whole = BlipRecipe(batch=self.plan.batch, texts=2, pairs=0.5)
         recipes = {
-            "image": replace(whole, texts=0, reuse=3),
-            "easy": replace(whole, most=3, single=True, texts=4),
+            "image": replace(whole, texts=0, pairs=0.0, reuse=3),
+            "easy": replace(whole, most=3, single=True, texts=4, pairs=0.0),
             "whole": whole,
         }
         return BlipBatches(recipes[phase], self.first_scene)

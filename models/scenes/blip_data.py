@@ -33,7 +33,8 @@ class BlipRecipe:
     token, and ``dropped`` of all have no image. Texts to match: ``texts`` for each scene, ``true`` of them left as they
     are, half of the others changed in one part and half in any; for a share ``pairs`` of the scenes also a true full
     caption and one that is wrong by one claim, to be told apart. Scenes have up to ``most`` things, and ``single``
-    texts to match speak of one. Each rendered scene is used about ``reuse`` times.
+    texts to match speak of one. Of scenes without a style and without a thing inside another a share ``usual`` is kept.
+    Each rendered scene is used about ``reuse`` times.
     """
 
     batch: int = 128
@@ -44,6 +45,7 @@ class BlipRecipe:
     texts: int = 2
     true: float = 0.42
     pairs: float = 0.0
+    usual: float = 1.0
     unknown: float = 0.003
     most: int = 6
     single: bool = False
@@ -69,12 +71,14 @@ class BlipBatches(IterableDataset[Batch]):
         while True:
             drawn: list[Drawn] = []
             wanted = recipe.batch if len(pool) < recipe.batch else recipe.batch // recipe.reuse
-            for _ in range(wanted):
+            while len(drawn) < wanted:
                 # Most scenes are as small as those of the targets.
                 most = min(recipe.most, 4 if dice.chance(0.6) else 6)
                 scene = sample_scene(index, split_name=self.split_name, things=(1, most))
-                drawn.append((scene, pixels(scene, recipe.side, dice)))
                 index += 1
+                hard = scene.style is not None or any(thing.holder >= 0 for thing in scene)
+                if hard or recipe.usual == 1 or dice.chance(recipe.usual):
+                    drawn.append((scene, pixels(scene, recipe.side, dice)))
             older = [pool[int(dice.random() * len(pool))] for _ in range(recipe.batch - wanted)]
             for one in drawn:
                 if len(pool) < recipe.pool // recipe.reuse:

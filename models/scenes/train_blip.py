@@ -76,7 +76,7 @@ class BlipTrainer(Trainer):
         """Scenes, later with texts; first small scenes and texts of one thing, until words have found their cells."""
         whole = BlipRecipe(batch=self.plan.batch, texts=2, pairs=0.5)
         recipes = {
-            "image": replace(whole, texts=0, pairs=0.0, reuse=3),
+            "image": replace(whole, texts=0, pairs=0.0, usual=0.5, reuse=3),
             "easy": replace(whole, most=3, single=True, texts=4, pairs=0.0),
             "whole": whole,
         }

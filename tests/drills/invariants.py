@@ -19,7 +19,7 @@ import redis
 from psycopg.rows import class_row
 
 _NAME = re.compile(r"^-- name: (?:(always|settled) )?(\w+)\n", re.MULTILINE)
-KOMBU_KEEPS = "_kombu.binding."
+KOMBU_KEEPS = "_kombu.binding"
 """Sets of the queues' names, which kombu leaves. Everything else in Redis is a message, or expires."""
 
 

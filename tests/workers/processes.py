@@ -29,8 +29,10 @@ def until(what: Callable[[], T], seconds: float = 20.0, pause: float = 0.05) -> 
     return value
 
 
-def _work(arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
-    """What `python -m workers` does, in a process that has torch already."""
+def run_worker(
+    arguments: Sequence[str], environment: dict[str, str], log: Path, prepare: Callable[[], None] | None = None
+) -> None:
+    """What `python -m workers` does, in a process that has torch already; `prepare` is called first."""
     os.environ.clear()
     os.environ.update(environment)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT)
@@ -44,6 +46,8 @@ def _work(arguments: Sequence[str], environment: dict[str, str], log: Path) -> N
     from workers.__main__ import main
 
     torch.set_num_threads(1)
+    if prepare is not None:
+        prepare()
     os._exit(main())
 
 
@@ -52,13 +56,17 @@ class WorkerProcess:
 
     Args:
         fork: from a process with torch, in a tenth of the time; else `python -m workers` in a new interpreter.
+        target: what the fork runs.
     """
 
-    def __init__(self, arguments: Sequence[str], environment: dict[str, str], log: Path, fork: bool) -> None:
+    def __init__(
+        self, arguments: Sequence[str], environment: dict[str, str], log: Path, fork: bool,
+        target: Callable[[Sequence[str], dict[str, str], Path], None] = run_worker,
+    ) -> None:  # fmt: skip
         self._log = log
         log.touch()
         if fork:
-            self._process: Any = _forks.Process(target=_work, args=(arguments, environment, log), daemon=True)
+            self._process: Any = _forks.Process(target=target, args=(arguments, environment, log), daemon=True)
             self._process.start()
         else:
             with log.open("wb") as file:

@@ -1,0 +1,87 @@
+"""Workers that stand still, are cut off, or live in another time: they believe in leases that are gone."""
+
+from __future__ import annotations
+
+from tests.drills.catalogue import drill
+from tests.drills.killed import ELSEWHERE
+from tests.drills.sabotage import CLOCK
+from tests.drills.stage import Report, Stage
+from tests.workers.processes import until
+
+
+@drill(brief=True)
+def frozen_in_mid_batch(stage: Stage) -> Report:
+    """SIGSTOP of a worker in mid-batch, SIGCONT after its work was redone: its late results are refused."""
+    with stage.gate() as gate:
+        frozen = stage.worker(gate=gate)
+        job = stage.submit()
+        gate.wait(frozen)
+        stage.worker()
+        hand = stage.in_hand(frozen)
+        assert hand
+        stage.fault()
+        frozen.freeze()
+        stage.recovered(lambda: stage.running_elsewhere(hand, frozen), ELSEWHERE)
+        until(lambda: job.progress().finished, 30)
+    before = stage.value("select count(*) from drill.write")
+    frozen.thaw()
+    frozen.wait_for("chunk_lost")
+    assert stage.value("select count(*) from drill.write") == before
+    return stage.settle(job)
+
+
+@drill()
+def dispatcher_frozen(stage: Stage) -> Report:
+    """SIGSTOP of the worker that leads as dispatcher: another leads within seconds; the first, back again, follows."""
+    workers = [stage.worker(), stage.worker()]
+    leading = stage.leader(workers)
+    stage.fault()
+    leading.freeze()
+    job = stage.submit()
+    # The new leader's first message may go to the frozen one, which waits in Redis' line: it is sent again.
+    stage.recovered(lambda: stage.done(job) > 0, 2 * ELSEWHERE)
+    until(lambda: job.progress().finished, 2 * ELSEWHERE)
+    leading.thaw()
+    leading.wait_for("dispatcher_follows")
+    after = stage.submit()
+    return stage.settle(job, after)
+
+
+@drill()
+def cut_off_from_postgres(stage: Stage) -> Report:
+    """The network between one worker and Postgres is gone in mid-batch and comes back after its work was redone."""
+    proxy, url = stage.postgres_proxy()
+    with stage.gate() as gate:
+        cut_off = stage.worker(gate=gate, database_url=url)
+        job = stage.submit()
+        gate.wait(cut_off)
+        other = stage.worker()
+        hand = stage.in_hand(cut_off)
+        assert hand
+        stage.fault()
+        proxy.freeze()
+        stage.recovered(lambda: stage.running_elsewhere(hand, cut_off), ELSEWHERE)
+        until(lambda: job.progress().finished, 30)
+    proxy.thaw()
+    cut_off.wait_for("chunk_lost")
+    assert other.terminate() == 0
+    return stage.settle(job, stage.submit())  # the one that was cut off does this
+
+
+@drill()
+def clocks_off(stage: Stage) -> Report:
+    """One worker's clock is a minute ahead and another's a minute behind: leases are by the database's clock."""
+    with stage.gate() as gate:
+        ahead = stage.worker(gate=gate, faults={CLOCK: 60})
+        job = stage.submit()
+        gate.wait(ahead)
+        stage.worker(faults={CLOCK: -60})
+        hand = stage.in_hand(ahead)
+        assert hand
+        until(lambda: stage.done(job) > 0 or len(hand) == 300)
+        assert set(hand) == set(stage.in_hand(ahead))  # nobody took what is not lost
+        assert stage.encode_call("what time is it")
+        stage.fault()
+        ahead.kill()
+        stage.recovered(lambda: stage.running_elsewhere(hand, ahead), ELSEWHERE)
+    return stage.settle(job, stage.submit())

@@ -1,0 +1,167 @@
+"""Redis is lost, frozen, full or cut: it is the doorbell, and the ledger has the work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from sightline.errors import ServiceMissing
+from tests.drills.catalogue import drill
+from tests.drills.stage import Report, Stage
+from tests.workers.processes import until
+
+BACK = 30.0
+"""Seconds after the end of an outage in which all that waited is done."""
+
+
+@drill(brief=True)
+def redis_flushed(stage: Stage) -> Report:
+    """FLUSHALL in mid-job: what was published and unclaimed is published again; what runs goes on."""
+    with stage.gate() as gate:
+        worker = stage.worker(gate=gate)
+        jobs = [stage.submit(64)]
+        gate.wait(worker)
+        while not published(stage):
+            jobs.append(stage.submit(64))
+            time.sleep(0.5)
+        stage.redis.flushall()
+        stage.fault()
+    stage.recovered(lambda: all(job.progress().finished for job in jobs), BACK)
+    assert {attempt for job in jobs for attempt in stage.attempts(job)} == {0}
+    return stage.settle(*jobs)
+
+
+def published(stage: Stage) -> int:
+    """Chunks that are on their way through Redis."""
+    return int(stage.value("select count(*) from sightline.chunk where state = 'queued' and published_at is not null"))
+
+
+@drill()
+def redis_restarted(stage: Stage) -> Report:
+    """Redis is restarted in mid-job, with its data; calls are answered again."""
+    with stage.gate() as gate:
+        worker = stage.worker(gate=gate)
+        job = stage.submit(800)
+        gate.wait(worker)
+        os.kill(stage.redis_pid, signal.SIGTERM)
+        stage.heal()
+        stage.fault()
+    stage.recovered(lambda: stage.done(job) == 800 and stage.encode_call("are you there"), BACK)
+    assert stage.attempts(job) == {0}
+    assert worker.exit_code() is None
+    return stage.settle(job)
+
+
+@drill()
+def redis_dies_with_its_data(stage: Stage) -> Report:
+    """kill -9 of Redis in mid-job, and it comes back empty; what was submitted meanwhile runs too."""
+    with stage.gate() as gate:
+        worker = stage.worker(gate=gate)
+        job = stage.submit(800)
+        gate.wait(worker)
+        os.kill(stage.redis_pid, signal.SIGKILL)
+        away = stage.submit(100)
+        until(stage.redis_is_gone, 10)
+        shutil.rmtree(stage.redis_folder)
+        stage.heal()
+        stage.fault()
+    stage.recovered(lambda: stage.done(job) == 800 and stage.done(away) == 100, BACK)
+    assert stage.attempts(job) == {0}
+    return stage.settle(job, away)
+
+
+@drill()
+def redis_frozen(stage: Stage) -> Report:
+    """Redis stands still for 15 s: what runs is stored all the same, callers get an error, and all goes on afterwards."""
+    with stage.gate() as gate:
+        worker = stage.worker(gate=gate)
+        job = stage.submit(800)
+        gate.wait(worker)
+        pid = stage.redis_pid
+        os.kill(pid, signal.SIGSTOP)
+        frozen = time.monotonic()
+        try:
+            gate.open()
+            until(lambda: stage.done(job) > 0, 10)
+            with pytest.raises(ServiceMissing):
+                stage.client.broker.call("encode.interactive", {"kind": "encode", "space": "tiny", "inputs": []}, 3)
+            assert time.monotonic() - frozen < 14
+            time.sleep(max(0.0, 15 - (time.monotonic() - frozen)))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        stage.fault()
+    stage.recovered(lambda: stage.done(job) == 800 and stage.encode_call("are you there"), BACK)
+    assert worker.exit_code() is None
+    return stage.settle(job)
+
+
+@drill()
+def redis_full(stage: Stage) -> Report:
+    """Redis is full (noeviction): callers are told, messages that it loses are sent again once there is room."""
+    with stage.gate() as gate:
+        worker = stage.worker(gate=gate)
+        job = stage.submit(800)
+        gate.wait(worker)
+        stage.redis.config_set("maxmemory", 1)
+        gate.open()
+        while_full = stage.submit(100)
+        with pytest.raises(ServiceMissing, match="refuses"):
+            stage.client.broker.call("encode.interactive", {"kind": "encode", "space": "tiny", "inputs": []}, 3)
+        time.sleep(5)
+        stage.redis.config_set("maxmemory", 0)
+        stage.fault()
+    stage.recovered(lambda: stage.done(job) == 800 and stage.done(while_full) == 100, BACK)
+    assert worker.exit_code() is None
+    return stage.settle(job, while_full)
+
+
+@drill()
+def redis_connections_killed(stage: Stage) -> Report:
+    """CLIENT KILL of every connection, three times in mid-job."""
+    with stage.gate() as gate:
+        worker = stage.worker(gate=gate)
+        job = stage.submit(800)
+        gate.wait(worker)
+        stage.fault()
+        for _ in range(3):
+            stage.redis.client_kill_filter(_type="normal", skipme=True)
+            time.sleep(1)
+    stage.recovered(lambda: stage.done(job) == 800, BACK)
+    assert stage.attempts(job) == {0}
+    return stage.settle(job)
+
+
+@drill()
+def redis_read_only(stage: Stage) -> Report:
+    """Redis is read-only for a while, as a replica after a failover is."""
+    with stage.gate() as gate:
+        worker = stage.worker(gate=gate)
+        job = stage.submit(800)
+        gate.wait(worker)
+        stage.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+        gate.open()
+        time.sleep(5)
+        stage.redis.execute_command("REPLICAOF", "NO", "ONE")
+        stage.fault()
+    stage.recovered(lambda: stage.done(job) == 800, BACK)
+    assert worker.exit_code() is None
+    return stage.settle(job)
+
+
+@drill()
+def redis_half_open(stage: Stage) -> Report:
+    """The worker's connections to Redis lead nowhere, without a word: it notices within a minute, and connects anew."""
+    proxy, url = stage.redis_proxy()
+    worker = stage.worker(redis_url=url)
+    first = stage.submit(64)
+    until(lambda: stage.done(first) == 64)
+    stage.fault()
+    proxy.strand()
+    job = stage.submit(300)
+    stage.recovered(lambda: stage.done(job) == 300, 60)
+    assert worker.exit_code() is None
+    return stage.settle(first, job)

@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench fuzz format clean
+.PHONY: demo test drills lint bench fuzz format clean
 
 demo: .venv/.demo
 	$(BIN)/sightline demo
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+# N=10 plays all ten times in a row.
+drills: .venv/.dev
+	$(BIN)/python -m tests.drills --times $${N:-1}
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="drills (default: all)")
     parser.add_argument("--list", action="store_true", help="say what there is and end")
     parser.add_argument("--times", type=int, default=1, metavar="N", help="play everything so many times in a row")
-    parser.add_argument("--brief", action="store_true", help="with a lease of 2 s instead of the product's defaults")
+    parser.add_argument("--brief", action="store_true", help="with a lease of 4 s instead of the product's defaults")
     parser.add_argument("--at-once", type=int, default=min(4, os.cpu_count() or 1), metavar="N",
                         help="drills side by side, each with servers of its own (default: %(default)s)")  # fmt: skip
     given = parser.parse_args()

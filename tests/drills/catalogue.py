@@ -22,7 +22,7 @@ class Drill:
         name: the function's.
         says: the first line of its docstring: what is broken, and what must hold.
         play: the function.
-        brief: it is also played by `make test`, with a lease of 2 s.
+        brief: it is also played by `make test`, with a lease of 4 s.
         needs: a program without which it cannot be played.
     """
 
@@ -40,7 +40,7 @@ class Drill:
 
 _drills: dict[str, Drill] = {}
 
-BRIEF: dict[str, object] = {"lease_seconds": 2, "drain_seconds": 8}
+BRIEF: dict[str, object] = {"lease_seconds": 4, "drain_seconds": 8}
 """Settings of a brief play; else all are the product's defaults."""
 
 

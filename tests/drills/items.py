@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 
+from PIL import Image
+
 from sightline.item import Item
 from tests.drills.catalogue import drill
 from tests.drills.sabotage import DRIP
 from tests.drills.stage import Report, Stage
-from tests.workers.conftest import png
 
 
 class _Drip(http.server.BaseHTTPRequestHandler):
@@ -49,7 +50,7 @@ def dripping() -> Iterator[str]:
 def hung_download(stage: Stage) -> Report:
     """A source that sends a byte a second: its item fails, its neighbours are stored, the slot is free again."""
     file = stage.folder / "hangs.drip"
-    file.write_bytes(png(1))
+    Image.new("RGB", (40, 40)).save(file, "PNG")
     with dripping() as url:
         stage.worker(faults={DRIP: url})
         items = [f"h {n}" for n in range(99)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from tests.drills.catalogue import drill
-from tests.drills.pooler import pgbouncer
 from tests.drills.stage import Report, Stage
+from tests.pgbouncer import pgbouncer
 from tests.workers.processes import until
 
 BACK = 40.0

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -17,11 +14,11 @@ from pydantic import SecretStr
 from sightline.doctor import examine
 from sightline.doctor.pooler import check_pooler, pooling_mode
 from sightline.settings import Settings
-from tests.workers.processes import until
+from tests.pgbouncer import pgbouncer
 
-PGBOUNCER = shutil.which("pgbouncer")
-
-needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer here (Debian: apt-get install pgbouncer)")
+needs_pgbouncer = pytest.mark.skipif(
+    shutil.which("pgbouncer") is None, reason="no pgbouncer here (Debian: apt-get install pgbouncer)"
+)
 
 Bouncer = Callable[..., str]
 
@@ -29,45 +26,8 @@ Bouncer = Callable[..., str]
 @pytest.fixture
 def bouncer(database_url: str) -> Iterator[Bouncer]:
     """Start a PgBouncer in front of the test's database; returns its URL."""
-    started: list[subprocess.Popen[bytes]] = []
-    with psycopg.connect(database_url) as connection:
-        host, user = connection.info.host, connection.info.user
-        server = f"host={host} port={connection.info.port} dbname={connection.info.dbname} user={user}"
-
-    def start(mode: str, **settings: object) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        lines = {
-            "listen_addr": "127.0.0.1", "listen_port": port, "unix_socket_dir": "", "pool_mode": mode,
-            "auth_type": "any", "query_wait_timeout": 30, **settings,
-        }  # fmt: skip
-        config = "".join(f"{name} = {value}\n" for name, value in lines.items())
-        file = Path(folder) / f"{mode}-{port}.ini"
-        file.write_text(f"[databases]\nthrough = {server}\n[pgbouncer]\n{config}")
-        assert PGBOUNCER is not None
-        # As the account that may open the server's socket; it refuses to run as root.
-        started.append(
-            subprocess.Popen([PGBOUNCER, "-q", file], user=Path(host).stat().st_uid, stderr=subprocess.DEVNULL)
-        )
-        url = f"postgresql://{user}@127.0.0.1:{port}/through"
-        until(lambda: answers(url), 10)
-        return url
-
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield start
-        for process in started:
-            process.terminate()
-            process.wait(5)
-
-
-def answers(url: str) -> bool:
-    try:
-        psycopg.connect(url).close()
-    except psycopg.OperationalError:
-        return False
-    return True
+    with contextlib.ExitStack() as started:
+        yield lambda mode, **settings: started.enter_context(pgbouncer(database_url, mode, **settings))
 
 
 def test_no_pooler_is_none(database_url: str) -> None:

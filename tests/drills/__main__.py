@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -12,7 +13,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:  # workers are forked from a process that imports this file: it brings nothing along
     from tests.drills.catalogue import Drill
@@ -50,6 +51,8 @@ def _play_all(chosen: list[Drill], times: int, at_once: int, settings: dict[str,
 
     from tests.drills.stage import House
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable(logging.CRITICAL)
     folder = Path(tempfile.mkdtemp(prefix="drills-"))
@@ -77,8 +80,21 @@ def _turn(
                 yield f"{drill.name:{WIDTH}}  not played: {drill.missing} is not here", True
             else:
                 futures.append(pool.submit(_play, house, drill, folder / drill.name, settings))
-        for future in as_completed(futures):
-            yield future.result()
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except KeyboardInterrupt:
+            _abandon(house)
+
+
+def _abandon(house: House) -> NoReturn:
+    """Ctrl-C or SIGTERM: the threads of the drills cannot be interrupted, but what they have started can be ended."""
+    from tests.drills.stage import Stage
+
+    for stage in list(Stage.playing):
+        stage.__exit__()
+    house.__exit__()
+    os._exit(130)
 
 
 def _play(house: House, drill: Drill, folder: Path, settings: dict[str, object]) -> tuple[str, bool]:

@@ -21,7 +21,7 @@ def frozen_in_mid_batch(stage: Stage) -> Report:
         assert hand
         stage.fault()
         frozen.freeze()
-        stage.recovered(lambda: stage.running_elsewhere(hand, frozen), ELSEWHERE)
+        stage.taken_over(hand, frozen, ELSEWHERE)
         until(lambda: job.progress().finished, 30)
     before = stage.value("select count(*) from drill.write")
     frozen.thaw()
@@ -60,7 +60,7 @@ def cut_off_from_postgres(stage: Stage) -> Report:
         assert hand
         stage.fault()
         proxy.freeze()
-        stage.recovered(lambda: stage.running_elsewhere(hand, cut_off), ELSEWHERE)
+        stage.taken_over(hand, cut_off, ELSEWHERE)
         until(lambda: job.progress().finished, 30)
     proxy.thaw()
     cut_off.wait_for("chunk_lost")
@@ -83,5 +83,5 @@ def clocks_off(stage: Stage) -> Report:
         assert stage.encode_call("what time is it")
         stage.fault()
         ahead.kill()
-        stage.recovered(lambda: stage.running_elsewhere(hand, ahead), ELSEWHERE)
+        stage.taken_over(hand, ahead, ELSEWHERE)
     return stage.settle(job, stage.submit())

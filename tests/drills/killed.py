@@ -23,7 +23,7 @@ def killed_in_mid_batch(stage: Stage) -> Report:
         assert hand
         stage.fault()
         killed.kill()
-        stage.recovered(lambda: stage.running_elsewhere(hand, killed), ELSEWHERE)
+        stage.taken_over(hand, killed, ELSEWHERE)
     return stage.settle(job)
 
 
@@ -72,7 +72,7 @@ def killed_between_claim_and_commit(stage: Stage) -> Report:
     stage.worker()
     stage.fault()
     killed.kill()
-    stage.recovered(lambda: stage.running_elsewhere(hand, killed), ELSEWHERE)
+    stage.taken_over(hand, killed, ELSEWHERE)
     return stage.settle(job)
 
 
@@ -89,7 +89,7 @@ def host_lost_before_the_commit(stage: Stage) -> Report:
     proxy.silent = True
     stage.fault()
     killed.kill()
-    stage.recovered(lambda: stage.running_elsewhere(hand, killed), ELSEWHERE)
+    stage.taken_over(hand, killed, ELSEWHERE)
     return stage.settle(job)
 
 

@@ -93,5 +93,5 @@ def pool_of_one(stage: Stage) -> Report:
         assert hand
         stage.fault()
         killed.kill()
-        stage.recovered(lambda: stage.running_elsewhere(hand, killed), 20)
+        stage.taken_over(hand, killed, 20)
         return stage.settle(job)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, LiteralString, Self
+from typing import Any, ClassVar, LiteralString, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
 import psycopg
@@ -99,6 +99,8 @@ class Stage:
         lease: seconds of the workers' lease.
     """
 
+    playing: ClassVar[set[Stage]] = set()
+
     def __init__(self, house: House, folder: Path, settings: Mapping[str, object]) -> None:
         self.folder = folder
         self.lease = float(str(settings.get("lease_seconds", Settings().lease_seconds)))
@@ -115,6 +117,8 @@ class Stage:
         house.copy(self._home)
 
     def __enter__(self) -> Self:
+        self.playing.add(self)
+        self._undo.callback(self.playing.discard, self)
         self._undo.callback(shutil.rmtree, self._home.parent, ignore_errors=True)
         self.stack = self._undo.enter_context(EmbeddedStack(self._home, durable=False))
         self.database_url, self.redis_url = self.stack.database_url, self.stack.redis_url
@@ -234,16 +238,31 @@ class Stage:
         )
         return list(found)
 
-    def running_elsewhere(self, items: Sequence[int], lost: Actor) -> bool:
-        """Whether each of these items is stored, failed, or in the hands of another worker."""
-        left = self.value(
-            "select count(*) from unnest(%s::bigint[]) i where not exists ("
-            "  select from sightline.embedding e where e.item_id = i) and not exists ("
-            "  select from sightline.failure f where f.item_id = i) and not exists ("
-            "  select from sightline.chunk c where c.state = 'running' and c.worker_id <> %s and i = any (c.item_ids))",
-            list(items), self.worker_id(lost),
-        )  # fmt: skip
-        return bool(left == 0)
+    def taken_over(self, items: Sequence[int], lost: Actor, within: float) -> None:
+        """Wait until the work of a lost worker has begun elsewhere, and then until all of it runs or is done.
+
+        It takes longer than the first of it: lost chunks go on as suspects, in pieces of 16 items, one at a time for each worker.
+
+        Args:
+            within: seconds since `fault` in which it begins.
+        """
+        worker_id = self.worker_id(lost)
+
+        def left() -> int:
+            """Items that nobody has stored, failed or in hand."""
+            return int(
+                self.value(
+                    "select count(*) from unnest(%s::bigint[]) i where not exists ("
+                    "  select from sightline.embedding e where e.item_id = i) and not exists ("
+                    "  select from sightline.failure f where f.item_id = i) and not exists ("
+                    "  select from sightline.chunk c where c.state = 'running' and c.worker_id <> %s and i = any (c.item_ids))",
+                    list(items),
+                    worker_id,
+                )  # fmt: skip
+            )
+
+        self.recovered(lambda: left() < len(items), within)
+        until(lambda: left() == 0, 2 * within, pause=0.1)
 
     def done(self, job: Job) -> int:
         """Items of a job that are terminal by now."""

@@ -51,7 +51,7 @@ def sigterm_and_the_deadline(stage: Stage) -> Report:
         assert stopped.wait(10) == 0
         assert 3 <= time.monotonic() - began < 8
         stage.fault()
-        stage.recovered(lambda: stage.running_elsewhere(hand, stopped), 5)
+        stage.taken_over(hand, stopped, 5)
     assert stage.attempts(job) == {0}
     return stage.settle(job)
 
@@ -71,7 +71,7 @@ def sigterm_twice(stage: Stage) -> Report:
         stage.fault()
         stopped.send(signal.SIGTERM)
         assert stopped.wait(5) == 0
-        stage.recovered(lambda: stage.running_elsewhere(hand, stopped), 8)
+        stage.taken_over(hand, stopped, 8)
     assert stage.attempts(job) == {0}
     return stage.settle(job)
 

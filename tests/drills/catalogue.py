@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tests.drills.stage import Report, Stage
 
-_MODULES = ("killed", "stopped", "frozen", "redis_faults", "postgres_faults", "messages", "items")
+_MODULES = ("killed", "stopped", "frozen", "redis_faults", "postgres_faults", "messages", "items", "cycles")
 
 Play = Callable[[Stage], Report]
 

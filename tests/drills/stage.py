@@ -152,7 +152,7 @@ class Stage:
             settings: of this worker alone.
         """
         faults = {**(faults or {}), **(gate.faults if gate else {})}
-        environment = self._environment(faults, database_url, redis_url, settings)
+        environment = self.environment(faults, database_url, redis_url, settings)
         actor = Actor(environment, self.folder / f"worker-{len(self._actors)}.log")
         self._actors.append(actor)
         if ready:
@@ -163,11 +163,30 @@ class Stage:
 
     def supervised(self, *, faults: Mapping[str, object] | None = None, **settings: object) -> Supervised:
         """Start `sightline worker`, and wait until its worker consumes."""
-        environment = self._environment(faults, None, None, settings)
+        environment = self.environment(faults, None, None, settings)
         actor = Supervised(environment, self.folder / f"worker-{len(self._actors)}.log")
         self._actors.append(actor)
         actor.wait_until_ready()
         return actor
+
+    def environment(
+        self,
+        faults: Mapping[str, object] | None = None,
+        database_url: str | None = None,
+        redis_url: str | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> dict[str, str]:
+        """Of a worker process."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SIGHTLINE_", "DRILL_"))}
+        given = {"media_roots": f'["{self.folder}"]', "device": "cpu", **self._settings, **(settings or {})}
+        return (
+            kept
+            | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+            | {f"SIGHTLINE_{name.upper()}": str(value) for name, value in given.items()}
+            | {"SIGHTLINE_DATABASE_URL": database_url or self.database_url}
+            | {"SIGHTLINE_REDIS_URL": redis_url or self.redis_url}
+            | {name: str(value) for name, value in (faults or {}).items()}
+        )
 
     def worker_id(self, actor: Actor) -> Any:
         """Its number in the ledger."""
@@ -258,7 +277,7 @@ class Stage:
                     "  select from sightline.chunk c where c.state = 'running' and c.worker_id <> %s and i = any (c.item_ids))",
                     list(items),
                     worker_id,
-                )  # fmt: skip
+                )
             )
 
         self.recovered(lambda: left() < len(items), within)
@@ -383,23 +402,6 @@ class Stage:
 
         with contextlib.suppress(AssertionError):  # `settle` asks again, and says what is wrong
             until(quiet, seconds, pause=0.2)
-
-    def _environment(
-        self, faults: Mapping[str, object] | None, database_url: str | None, redis_url: str | None,
-        settings: Mapping[str, object],
-    ) -> dict[str, str]:  # fmt: skip
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("SIGHTLINE_", "DRILL_"))
-        }
-        given = {"media_roots": f'["{self.folder}"]', "device": "cpu"} | self._settings | settings
-        return (
-            environment
-            | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-            | {f"SIGHTLINE_{name.upper()}": str(value) for name, value in given.items()}
-            | {"SIGHTLINE_DATABASE_URL": database_url or self.database_url}
-            | {"SIGHTLINE_REDIS_URL": redis_url or self.redis_url}
-            | {name: str(value) for name, value in (faults or {}).items()}
-        )
 
     def _kill_all(self) -> None:
         for actor in self._actors:

@@ -1,0 +1,84 @@
+"""Workers that are started and stopped again and again in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psycopg
+
+from tests.drills.catalogue import drill
+from tests.drills.stage import Report, Stage
+from tests.workers.processes import until
+
+CYCLES = 50
+
+
+@drill()
+def fifty_starts_and_stops(stage: Stage) -> Report:
+    """A worker is started and stopped fifty times in one process: no thread and no socket is left."""
+    job = stage.submit(64)
+    stage.fault()
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.drills.cycles"], cwd=Path(__file__).parents[2], env=stage.environment(),
+        capture_output=True, text=True, check=False, timeout=580,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr[-2000:]
+    states = [json.loads(line) for line in told.stdout.splitlines()]
+    assert len(states) == CYCLES
+    assert states[-1] == states[0], f"open after the first stop: {states[0]}; after the last: {states[-1]}"
+    stage.recovered(job.progress().finished.__bool__, 600)
+    assert stage.value("select count(*) from sightline.worker where stopped_at is not null") == CYCLES
+    return stage.settle(job)
+
+
+def left_open() -> tuple[list[str], int]:
+    """Names of the living threads, and how many sockets are open."""
+    gc.collect()
+    sockets = 0
+    for handle in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # of this very loop
+            sockets += str(handle.readlink()).startswith("socket:")
+    return sorted(thread.name for thread in threading.enumerate()), sockets
+
+
+def main() -> None:
+    """Start and stop workers; print what is open after each stop, once it has settled."""
+    from sightline.client import service_urls
+    from sightline.settings import Settings
+    from workers.logs import configure_logs
+    from workers.service import Service
+
+    configure_logs("warning")
+    url, _ = service_urls(Settings(), None, None)
+    first: tuple[list[str], int] | None = None
+    for _ in range(CYCLES):
+        service = Service(Settings(), ["encode"])
+        service.start()
+        if first is None:  # at work, so that every part was used
+            until(lambda: _is_over(url), 60)
+        assert service.stop() == 0
+        del service
+        first = first or left_open()
+        sys.stdout.write(json.dumps(_settled(first)) + "\n")
+
+
+def _settled(wanted: tuple[list[str], int]) -> tuple[list[str], int]:
+    """What is open once what is ending had a few seconds."""
+    with contextlib.suppress(AssertionError):
+        until(lambda: left_open() == wanted, 5)
+    return left_open()
+
+
+def _is_over(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        return connection.execute("select from sightline.job where finished_at is null").rowcount == 0
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:  # workers are forked from a process that imports this file: it brings nothing along
     from tests.drills.catalogue import Drill
-    from tests.drills.stage import House, Report
+    from tests.drills.house import House
+    from tests.drills.stage import Report
 
 WIDTH = 32
 HEAD = f"{'drill':{WIDTH}}  items in  stored  failed  duplicates  lost  recovered    took"
@@ -49,7 +50,7 @@ def main() -> int:
 def _play_all(chosen: list[Drill], times: int, at_once: int, settings: dict[str, object]) -> int:
     import structlog
 
-    from tests.drills.stage import House
+    from tests.drills.house import House
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)

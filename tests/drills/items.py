@@ -52,7 +52,7 @@ def hung_download(stage: Stage) -> Report:
     file = stage.folder / "hangs.drip"
     Image.new("RGB", (40, 40)).save(file, "PNG")
     with dripping() as url:
-        stage.worker(faults={DRIP: url})
+        stage.worker(faults={DRIP: url}, item_seconds=3)
         items = [f"h {n}" for n in range(99)]
         stage.fault()
         job = stage.submit([*items[:50], Item(path=file, external_id="hangs"), *items[50:]])

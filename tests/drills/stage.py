@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,25 +22,13 @@ from sightline.client import Lane, Sightline
 from sightline.embedded.place import find_place
 from sightline.embedded.stack import EmbeddedStack
 from sightline.job import Job
-from sightline.migrate import migrate
 from sightline.settings import Settings
 from tests.drills.actor import Actor, Supervised
+from tests.drills.gate import Gate
+from tests.drills.house import House
 from tests.drills.invariants import Census, breaches, census, settled_breaches
 from tests.drills.proxy import Proxy, socket_of
-from tests.drills.sabotage import GATE
 from tests.workers.processes import until
-
-WRITES = """
-create schema drill;
-create table drill.write (item_id bigint, generation int, at timestamptz not null default clock_timestamp());
-create function drill.note() returns trigger language plpgsql as $$
-begin
-  insert into drill.write (item_id, generation) values (new.item_id, new.generation);
-  return null;
-end $$;
-create trigger note after insert or update on sightline.embedding for each row execute function drill.note();
-"""
-"""Every committed write of a vector leaves a row: so a vector that was stored twice is seen, though it is one row."""
 
 
 @dataclass(frozen=True)
@@ -57,33 +44,6 @@ def none(found: Sequence[str]) -> None:
     """Fail with what is wrong, if anything is."""
     if found:
         raise AssertionError(f"{len(found)} promises are broken: {'; '.join(found[:5])}")
-
-
-class House:
-    """What all drills of a run start from, made once: a tiny checkpoint, and a state folder with its space. A context manager."""
-
-    def __enter__(self) -> Self:
-        from models.encoder import load_encoder
-        from tests.models.tiny_checkpoints import build_clip
-        from tests.workers.conftest import make_space
-
-        self._folder = Path(tempfile.mkdtemp(prefix="sightline-drills-"))
-        self._folder.chmod(0o755)
-        encoder = load_encoder(str(build_clip(self._folder / "tiny-clip")), device="cpu")
-        with EmbeddedStack(self._folder / "home", durable=False) as stack:
-            migrate(stack.database_url)
-            make_space(stack.database_url, "tiny", encoder)
-            with psycopg.connect(stack.database_url, autocommit=True) as connection:
-                connection.execute("select sightline.alias_space('current', 'tiny')")
-                connection.execute(WRITES)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def copy(self, home: Path) -> None:
-        """A state folder of one's own; `cp -a` keeps the owner, which Postgres insists on."""
-        subprocess.run(["cp", "-a", str(self._folder / "home"), str(home)], check=True)
 
 
 class Stage:
@@ -288,12 +248,14 @@ class Stage:
         now = job.progress()
         return now.submitted - now.pending
 
-    def attempts(self, job: Job) -> set[int]:
-        """What the job's chunks have spent of their retry budget."""
-        return {
-            attempt
-            for (attempt,) in self.rows("select distinct attempt from sightline.chunk where job_id = %s", job.job_id)
-        }
+    def nothing_was_spent(self, *jobs: Job) -> None:
+        """No chunk of these jobs has spent of its retry budget, or was taken from its worker as lost."""
+        for job in jobs:
+            spent, moved = self.rows(
+                "select max(attempt), sum(n_moved) from sightline.chunk where job_id = %s", job.job_id
+            )[0]
+            assert spent == 0, f"{job}: a chunk has spent {spent} attempts"
+            assert self.brief or moved == 0, f"{job}: {moved} items were taken from a worker"
 
     def encode_call(self, text: str) -> bool:
         """Whether a worker answers a call."""
@@ -408,24 +370,3 @@ class Stage:
             if isinstance(actor, Actor) and actor.exit_code() is None:
                 actor.thaw()
             actor.kill()
-
-
-class Gate:
-    """Stands before the forward of those workers that were told of it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.faults = {GATE: path}
-
-    def close(self) -> None:
-        """Hold every batch from now on."""
-        self._path.touch()
-
-    def open(self) -> None:
-        """Let the batches through."""
-        self._path.unlink(missing_ok=True)
-
-    def wait(self, actor: Actor, seconds: float = 30.0) -> None:
-        """Until a worker stands before it, in the middle of a batch."""
-        mark = Path(f"{self._path}.{actor.pid}")
-        until(mark.exists, seconds, pause=0.01)

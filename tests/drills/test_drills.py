@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.drills.catalogue import BRIEF, Drill, drills
-from tests.drills.stage import House, Stage
+from tests.drills.house import House
+from tests.drills.stage import Stage
 
 
 @pytest.fixture(scope="module")

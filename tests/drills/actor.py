@@ -31,9 +31,9 @@ def _work(arguments: Sequence[str], environment: dict[str, str], log: Path) -> N
 class Actor(WorkerProcess):
     """One worker process."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
         with _lock:
-            super().__init__([], environment, log, fork=True, target=_work)
+            super().__init__(arguments, environment, log, fork=True, target=_work)
 
     def exit_code(self) -> int | None:
         with _lock:

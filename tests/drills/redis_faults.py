@@ -21,15 +21,20 @@ BACK = 30.0
 @drill(brief=True)
 def redis_flushed(stage: Stage) -> Report:
     """FLUSHALL in mid-job: what was published and unclaimed is published again; what runs goes on."""
+    proxy, url = stage.redis_proxy()
+    leads = stage.worker("--queues", "encode.other")
+    stage.leader([leads])
     with stage.gate() as gate:
-        worker = stage.worker(gate=gate)
+        worker = stage.worker(gate=gate, redis_url=url)
         jobs = [stage.submit(64)]
         gate.wait(worker)
-        while stage.redis.llen(f"{stage.prefix}encode") < 2:  # once all hands of the worker are full
+        proxy.freeze()  # it takes no messages any more
+        while not stage.redis.llen(f"{stage.prefix}encode"):
             jobs.append(stage.submit(64))
             time.sleep(0.5)
         stage.redis.flushall()
         stage.fault()
+        proxy.thaw()
     stage.recovered(lambda: all(job.progress().finished for job in jobs), BACK)
     stage.nothing_was_spent(*jobs)
     return stage.settle(*jobs)

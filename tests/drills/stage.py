@@ -99,12 +99,13 @@ class Stage:
     # Processes
 
     def worker(
-        self, *, ready: bool = True, gate: Gate | None = None, faults: Mapping[str, object] | None = None, database_url: str | None = None,
+        self, *arguments: str, gate: Gate | None = None, faults: Mapping[str, object] | None = None, database_url: str | None = None,
         redis_url: str | None = None, **settings: object,
     ) -> Actor:  # fmt: skip
         """Start a worker and wait until it consumes.
 
         Args:
+            arguments: of `python -m workers`.
             gate: closes in front of its batches once it is ready.
             faults: variables of `sabotage`.
             database_url: through a proxy or a pooler.
@@ -113,10 +114,9 @@ class Stage:
         """
         faults = {**(faults or {}), **(gate.faults if gate else {})}
         environment = self.environment(faults, database_url, redis_url, settings)
-        actor = Actor(environment, self.folder / f"worker-{len(self._actors)}.log")
+        actor = Actor(arguments, environment, self.folder / f"worker-{len(self._actors)}.log")
         self._actors.append(actor)
-        if ready:
-            actor.wait_for("worker_ready", 120)
+        actor.wait_for("worker_ready", 120)
         if gate is not None:
             gate.close()  # not before: loading a model encodes something
         return actor

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -92,6 +93,7 @@ def _abandon(house: House) -> NoReturn:
     """Ctrl-C or SIGTERM: the threads of the drills cannot be interrupted, but what they have started can be ended."""
     from tests.drills.stage import Stage
 
+    threading.Timer(20, os._exit, [130]).start()
     for stage in list(Stage.playing):
         stage.__exit__()
     house.__exit__()

@@ -96,6 +96,10 @@ class Stage:
                 shutil.copy(log, self.folder / log.name)
         self._undo.close()
 
+    def callback(self, what: Callable[[], object]) -> None:
+        """Call this when the drill is over, however it ends."""
+        self._undo.callback(what)
+
     # Processes
 
     def worker(

@@ -22,6 +22,8 @@ from workers.queries import query
 
 log = structlog.get_logger(__name__)
 
+FIRST_SECONDS = 60.0
+"""How long a worker that starts waits for its first connection: a busy machine takes its time."""
 RETRY_SECONDS = 60.0
 """A space that could not be served is tried again when work comes for it, after this long."""
 
@@ -68,7 +70,7 @@ class Spaces:
 
     def load_all(self) -> list[Future[Served]]:
         """Start loading the models of all spaces that the queues serve. Refused ones are logged."""
-        with self._pool.connection() as connection:
+        with self._pool.connection(timeout=FIRST_SECONDS) as connection:
             rows = connection.execute(query("served_spaces"), {"queues": self._queues}).fetchall()
         return [self.get(row["space_id"]) for row in rows]
 

@@ -113,6 +113,11 @@ def _declare_lost(database_url: str, pid: int) -> None:
     try:
         with psycopg.connect(database_url, autocommit=True, connect_timeout=3) as connection:
             connection.execute("select sightline.declare_lost(%s)", (name,))
+            connection.execute(  # its successor must not wait for the end of its lead either
+                "delete from sightline.leader l using sightline.worker w "
+                "where w.worker_id = l.worker_id and w.name = %s",
+                (name,),
+            )
     except psycopg.Error as error:
         logger.warning("the ledger does not know yet that a worker died", worker=name, error=str(error).strip())
 

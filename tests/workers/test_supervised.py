@@ -20,6 +20,7 @@ from tests.workers.test_drills import chunks, every_item_is_stored_once, go, run
 LEASE = 300
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("space")
 def test_work_of_a_dead_child_does_not_wait_for_its_lease_and_a_second_signal_hands_all_back(
     client: Sightline, connection: psycopg.Connection, database_url: str, redis_url: str, settings: Settings,
@@ -37,12 +38,12 @@ def test_work_of_a_dead_child_does_not_wait_for_its_lease_and_a_second_signal_ha
             job = submit(client, "orphaned", 60)
             with uploads_blocked(client):
                 go(connection, job)
-                until(lambda: running(connection, job), 90)
+                until(lambda: running(connection, job), 150)
                 row = connection.execute("select pid from sightline.worker where stopped_at is null").fetchone()
                 assert row is not None
                 os.kill(row[0], signal.SIGKILL)
                 until(lambda: "ended by SIGKILL; starting it again in 0.5 s" in log.read_text(), 20)
-            job.wait(timeout=LEASE / 2)
+            job.wait(timeout=LEASE / 3)  # less than the lead of the dead one would last
             every_item_is_stored_once(connection, job, 60)
 
             job = submit(client, "hurried", 60)

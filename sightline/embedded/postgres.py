@@ -37,6 +37,7 @@ _SETTINGS = {
     "max_connections": "100",
     "max_wal_size": "2GB",
     "log_line_prefix": "%m [%p] %u@%d ",
+    "search_path": "public",  # not "$user": that is the schema sightline, and users' own tables do not belong there
     "timezone": "UTC",
     "log_timezone": "UTC",
 }

@@ -29,7 +29,7 @@ def _work(database_url: str, space: str) -> None:
 
 def turn(database_url: str, broker: Broker, worker: uuid.UUID) -> None:
     """What a dispatcher does at its start, and each `poll_seconds`."""
-    dispatcher = Dispatcher(database_url, broker, worker, 5.0, 0.2)
+    dispatcher = Dispatcher(database_url, broker, worker, 5.0, 0.2, 30.0)
     dispatcher._turn()
     assert dispatcher._connection is not None
     dispatcher._connection.close()

@@ -18,12 +18,14 @@ class Loop:
 
     Args:
         name: of the thread, and in the logs.
-        body: one turn; called in the thread. What it raises never ends the loop.
+        body: one turn; called in the thread. What it raises never ends the loop. It may return another pause.
         seconds: pause between two turns.
         longest: pause between two tries of what keeps failing.
     """
 
-    def __init__(self, name: str, body: Callable[[], None], seconds: float, longest: float = LONGEST_BACK_OFF) -> None:
+    def __init__(
+        self, name: str, body: Callable[[], float | None], seconds: float, longest: float = LONGEST_BACK_OFF
+    ) -> None:
         self._name = name
         self._body = body
         self._seconds = seconds
@@ -47,7 +49,7 @@ class Loop:
         while not self._stopped.is_set():
             pause = self._seconds
             try:
-                self._body()
+                pause = self._body() or pause
                 if failed:
                     log.info("loop_recovered", loop=self._name, after_errors=failed)
                 failed = 0

@@ -47,9 +47,9 @@ class Questions:
         self._pool = pool
         self._broker = broker
         self._leads = leads
-        self._look_at = self._busy_until = self._forget_at = 0.0
+        self._busy_until = self._forget_at = 0.0
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="questions")
-        self._loop = Loop("questions", self._turn, BUSY_SECONDS)
+        self._loop = Loop("questions", self._turn, IDLE_SECONDS)
 
     def start(self) -> None:
         """Start the thread."""
@@ -60,10 +60,11 @@ class Questions:
         self._loop.stop(seconds)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _turn(self) -> None:
+    def _turn(self) -> float:
+        """One look; seconds until the next one."""
+        if not self._leads():
+            return IDLE_SECONDS
         now = time.monotonic()
-        if now < self._look_at or not self._leads():
-            return
         with self._pool.connection() as connection:
             rows = connection.execute(query("take_questions"), {"most": MOST}).fetchall()
             if now > self._forget_at:
@@ -71,12 +72,12 @@ class Questions:
                 connection.execute(query("forget_questions"), {"keep": KEPT})
         if rows:
             self._busy_until = now + BUSY_FOR_SECONDS
-        self._look_at = now + (BUSY_SECONDS if now < self._busy_until else IDLE_SECONDS)
         by_space: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             by_space[row["space"]].append(row)
         for questions in by_space.values():
             self._threads.submit(self._answer, questions)
+        return BUSY_SECONDS if now < self._busy_until else IDLE_SECONDS
 
     def _answer(self, questions: Sequence[Row]) -> None:
         """Answer questions of one space; what cannot be encoded fails alone."""

@@ -77,7 +77,7 @@ class BlipBatches(IterableDataset[Batch]):
                 scene = sample_scene(index, split_name=self.split_name, things=(1, most))
                 index += 1
                 hard = scene.style is not None or any(thing.holder >= 0 for thing in scene)
-                if hard or recipe.usual == 1 or dice.chance(recipe.usual):
+                if hard or dice.chance(recipe.usual):
                     drawn.append((scene, pixels(scene, recipe.side, dice)))
             older = [pool[int(dice.random() * len(pool))] for _ in range(recipe.batch - wanted)]
             for one in drawn:

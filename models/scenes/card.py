@@ -97,7 +97,7 @@ def _readme(card: dict[str, Any]) -> str:
         "| what | value | 95 % interval | queries | target |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for name, figure in card["figures"].items():
-        target = "" if figure.get("target") is None else f">= {figure['target']:.2f}"
+        target = "" if figure.get("target") is None else f">= {figure['target']:.3f}"
         if target:
             target += " (met)" if figure["value"] >= figure["target"] else " (missed)"
         interval = f"{figure['low']:.3f}-{figure['high']:.3f}"

@@ -38,7 +38,7 @@ WEIGHTS: dict[str, float] = {
 
 def blip_plan(plan: Plan) -> Plan:
     """The plan with what is particular to this model."""
-    return replace(plan, batch=64, first_share=0.3, second_share=0.36, warm_steps=50, every_minutes=4.0, gallery=250)
+    return replace(plan, batch=64, first_share=0.3, second_share=0.36, warm_steps=50, gallery=250)
 
 
 class BlipTrainer(Trainer):
@@ -93,15 +93,16 @@ class BlipTrainer(Trainer):
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
         """The weighted sum of a phase's losses: those of the image, or those of the texts."""
-        found = self._losses(batch, phase)
-        return torch.stack([WEIGHTS[name] * value for name, value in found.items()]).sum()
-
-    def _losses(self, batch: Batch, phase: Phase) -> dict[str, Tensor]:
         pixels = scale_pixels(batch["pixels"])
         if phase == "image":
-            return image_losses(self.model, self.heads, batch, self.model.images(pixels))
-        with torch.no_grad():
-            images = self.model.images(pixels)
+            found = image_losses(self.model, self.heads, batch, self.model.images(pixels))
+        else:
+            with torch.no_grad():
+                images = self.model.images(pixels)
+            found = self._text_losses(batch, images)
+        return torch.stack([WEIGHTS[name] * value for name, value in found.items()]).sum()
+
+    def _text_losses(self, batch: Batch, images: Tensor) -> dict[str, Tensor]:
         written = write_losses(self.model, self.heads, self.writing, batch["write"], images)
         return written | match_losses(self.model, self.heads, self.matching, batch["match"], images)
 
@@ -110,14 +111,14 @@ class BlipTrainer(Trainer):
         """The losses on a validation batch, how well cells are read, and wrong captions told from true ones."""
         batches = BlipBatches(BlipRecipe(batch=self.plan.gallery), split_name="validation")
         batch = moved(next(iter(batches)), self.device)
-        found = self._losses(batch, "image")
         images = self.model.images(scale_pixels(batch["pixels"]))
+        found = image_losses(self.model, self.heads, batch, images)
         out = {
             f"cell {name}": value
             for name, value in self.model.detector.accuracy(images[:, 1:], batch["classes"]).items()
         }
         if self.phase != "image":
-            found |= self._losses(batch, "whole")
+            found |= self._text_losses(batch, images)
             out |= {f"wrong {what}": self._told_apart(what) for what in WRONG}
         return {name: round(float(value), 4) for name, value in (found | out).items()}
 

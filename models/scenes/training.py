@@ -247,7 +247,7 @@ class Trainer(ABC):
     def _hardware(self) -> str:
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, float32"
+        return f"{platform.machine()} CPU, {self.team.size} x {torch.get_num_threads()} threads, float32"
 
 
 def moved(value: T, device: torch.device) -> T:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import psycopg
 
 from tests.drills.catalogue import drill
 from tests.drills.stage import Report, Stage
+from tests.leftovers import LeftOpen, left_open, settled
 from tests.workers.processes import until
 
 CYCLES = 50
@@ -34,19 +32,9 @@ def fifty_starts_and_stops(stage: Stage) -> Report:
     states = [json.loads(line) for line in told.splitlines()]
     assert len(states) == CYCLES
     assert states[-1] == states[0], f"open after the first stop: {states[0]}; after the last: {states[-1]}"
-    stage.recovered(job.progress().finished.__bool__, 600)
+    stage.recovered(lambda: job.progress().finished, 600)
     assert stage.value("select count(*) from sightline.worker where stopped_at is not null") == CYCLES
     return stage.settle(job)
-
-
-def left_open() -> tuple[list[str], int]:
-    """Names of the living threads, and how many sockets are open."""
-    gc.collect()
-    sockets = 0
-    for handle in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # of this very loop
-            sockets += str(handle.readlink()).startswith("socket:")
-    return sorted(thread.name for thread in threading.enumerate()), sockets
 
 
 def main() -> None:
@@ -58,7 +46,7 @@ def main() -> None:
 
     configure_logs("warning")
     url, _ = service_urls(Settings(), None, None)
-    first: tuple[list[str], int] | None = None
+    first: LeftOpen | None = None
     for _ in range(CYCLES):
         service = Service(Settings(), ["encode"])
         service.start()
@@ -67,14 +55,7 @@ def main() -> None:
         assert service.stop() == 0
         del service
         first = first or left_open()
-        sys.stdout.write(json.dumps(_settled(first)) + "\n")
-
-
-def _settled(wanted: tuple[list[str], int]) -> tuple[list[str], int]:
-    """What is open once what is ending had a few seconds."""
-    with contextlib.suppress(AssertionError):
-        until(lambda: left_open() == wanted, 5)
-    return left_open()
+        sys.stdout.write(json.dumps(settled(first)) + "\n")
 
 
 def _is_over(url: str) -> bool:

@@ -12,13 +12,9 @@ from tests.workers.processes import until
 @drill(brief=True)
 def frozen_in_mid_batch(stage: Stage) -> Report:
     """SIGSTOP of a worker in mid-batch, SIGCONT after its work was redone: its late results are refused."""
-    with stage.gate() as gate:
-        frozen = stage.worker(gate=gate)
-        job = stage.submit()
-        gate.wait(frozen)
+    with stage.mid_batch() as (_, frozen, job):
         stage.worker()
         hand = stage.in_hand(frozen)
-        assert hand
         stage.fault()
         frozen.freeze()
         stage.taken_over(hand, frozen, ELSEWHERE)
@@ -51,13 +47,9 @@ def dispatcher_frozen(stage: Stage) -> Report:
 def cut_off_from_postgres(stage: Stage) -> Report:
     """The network between one worker and Postgres is gone in mid-batch and comes back after its work was redone."""
     proxy, url = stage.postgres_proxy()
-    with stage.gate() as gate:
-        cut_off = stage.worker(gate=gate, database_url=url)
-        job = stage.submit()
-        gate.wait(cut_off)
+    with stage.mid_batch(database_url=url) as (_, cut_off, job):
         other = stage.worker()
         hand = stage.in_hand(cut_off)
-        assert hand
         stage.fault()
         proxy.freeze()
         stage.taken_over(hand, cut_off, ELSEWHERE)
@@ -71,13 +63,9 @@ def cut_off_from_postgres(stage: Stage) -> Report:
 @drill()
 def clocks_off(stage: Stage) -> Report:
     """One worker's clock is a minute ahead and another's a minute behind: leases are by the database's clock."""
-    with stage.gate() as gate:
-        ahead = stage.worker(gate=gate, faults={CLOCK: 60})
-        job = stage.submit()
-        gate.wait(ahead)
+    with stage.mid_batch(faults={CLOCK: 60}) as (_, ahead, job):
         stage.worker(faults={CLOCK: -60})
         hand = stage.in_hand(ahead)
-        assert hand
         until(lambda: stage.done(job) > 0 or len(hand) == 300)
         assert set(hand) == set(stage.in_hand(ahead))  # nobody took what is not lost
         assert stage.encode_call("what time is it")

@@ -14,13 +14,9 @@ ELSEWHERE = 20.0
 @drill(brief=True)
 def killed_in_mid_batch(stage: Stage) -> Report:
     """kill -9 of a worker whose batch is in the model: another one does its chunks."""
-    with stage.gate() as gate:
-        killed = stage.worker(gate=gate)
-        job = stage.submit()
-        gate.wait(killed)
+    with stage.mid_batch() as (_, killed, job):
         stage.worker()
         hand = stage.in_hand(killed)
-        assert hand
         stage.fault()
         killed.kill()
         stage.taken_over(hand, killed, ELSEWHERE)
@@ -46,11 +42,7 @@ def killed_between_pop_and_note(stage: Stage) -> Report:
 @drill()
 def killed_between_pop_and_claim(stage: Stage) -> Report:
     """kill -9 of a worker that has taken and acknowledged a message and not yet claimed its chunks."""
-    proxy, url = stage.postgres_proxy()
-    killed = stage.worker(database_url=url)
-    trap = proxy.trap(b"sightline.claim")
-    job = stage.submit(64)
-    trap.wait()
+    _proxy, _trap, killed, job = stage.trapped(64, b"sightline.claim")
     stage.worker()
     stage.fault()
     killed.kill()
@@ -62,11 +54,7 @@ def killed_between_pop_and_claim(stage: Stage) -> Report:
 @drill()
 def killed_between_claim_and_commit(stage: Stage) -> Report:
     """kill -9 when all vectors are written and the commit is not sent: nothing of it is there, all of it is done again."""
-    proxy, url = stage.postgres_proxy()
-    killed = stage.worker(database_url=url)
-    trap = proxy.trap(b"COMMIT", after=b"insert into sightline.embedding")
-    job = stage.submit(64)
-    trap.wait()
+    _proxy, _trap, killed, job = stage.trapped(64, b"COMMIT", after=b"insert into sightline.embedding")
     hand = stage.in_hand(killed)
     assert len(hand) == 64
     stage.worker()
@@ -79,11 +67,7 @@ def killed_between_claim_and_commit(stage: Stage) -> Report:
 @drill()
 def host_lost_before_the_commit(stage: Stage) -> Report:
     """The host loses power in mid-transaction: Postgres keeps the session and its locks, and the work runs elsewhere all the same."""
-    proxy, url = stage.postgres_proxy()
-    killed = stage.worker(database_url=url)
-    trap = proxy.trap(b"COMMIT", after=b"insert into sightline.embedding")
-    job = stage.submit(64)
-    trap.wait()
+    proxy, _trap, killed, job = stage.trapped(64, b"COMMIT", after=b"insert into sightline.embedding")
     hand = stage.in_hand(killed)
     stage.worker()
     proxy.silent = True
@@ -96,11 +80,7 @@ def host_lost_before_the_commit(stage: Stage) -> Report:
 @drill()
 def killed_after_the_commit(stage: Stage) -> Report:
     """kill -9 when the commit has happened and the worker has not heard of it: nothing is done a second time."""
-    proxy, url = stage.postgres_proxy()
-    killed = stage.worker(database_url=url)
-    trap = proxy.trap(b"COMMIT", after=b"insert into sightline.embedding", hold="answer")
-    job = stage.submit(64)
-    trap.wait()
+    _proxy, _trap, killed, job = stage.trapped(64, b"COMMIT", after=b"insert into sightline.embedding", hold="answer")
     stage.worker()
     stage.fault()
     killed.kill()

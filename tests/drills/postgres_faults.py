@@ -16,11 +16,7 @@ BACK = 40.0
 @drill()
 def postgres_restarted_in_mid_commit(stage: Stage) -> Report:
     """`-m immediate` while a commit is on its way: whatever became of it, each vector is stored once."""
-    proxy, url = stage.postgres_proxy()
-    worker = stage.worker(database_url=url)
-    trap = proxy.trap(b"COMMIT", after=b"insert into sightline.embedding", hold="answer")
-    job = stage.submit(800)
-    trap.wait()
+    _proxy, trap, worker, job = stage.trapped(800, b"COMMIT", after=b"insert into sightline.embedding", hold="answer")
     stage.stop_postgres()
     trap.release()
     stage.heal()
@@ -34,11 +30,7 @@ def postgres_restarted_in_mid_commit(stage: Stage) -> Report:
 @drill()
 def commit_without_an_answer(stage: Stage) -> Report:
     """The connection breaks when the commit has happened and was not answered: the worker finds out, nothing is done twice."""
-    proxy, url = stage.postgres_proxy()
-    stage.worker(database_url=url)
-    trap = proxy.trap(b"COMMIT", after=b"insert into sightline.embedding", hold="answer")
-    job = stage.submit(64)
-    trap.wait()
+    proxy, _trap, _worker, job = stage.trapped(64, b"COMMIT", after=b"insert into sightline.embedding", hold="answer")
     until(lambda: stage.done(job) == 64)
     stage.fault()
     proxy.cut()
@@ -50,10 +42,7 @@ def commit_without_an_answer(stage: Stage) -> Report:
 @drill()
 def postgres_refuses(stage: Stage) -> Report:
     """Postgres is away for 30 s in mid-job: workers bear with it, and go on by themselves."""
-    with stage.gate() as gate:
-        worker = stage.worker(gate=gate)
-        job = stage.submit(800)
-        gate.wait(worker)
+    with stage.mid_batch(800) as (gate, worker, job):
         stage.stop_postgres()
         gate.open()
         time.sleep(5 if stage.brief else 30)
@@ -68,10 +57,7 @@ def postgres_refuses(stage: Stage) -> Report:
 @drill()
 def postgres_connections_killed(stage: Stage) -> Report:
     """pg_terminate_backend of every session of the workers, three times in mid-job."""
-    with stage.gate() as gate:
-        worker = stage.worker(gate=gate)
-        job = stage.submit(800)
-        gate.wait(worker)
+    with stage.mid_batch(800) as (_, _worker, job):
         stage.fault()
         for _ in range(3):
             stage.rows(
@@ -92,7 +78,6 @@ def pool_of_one(stage: Stage) -> Report:
         gate.wait(killed)
         stage.worker(database_url=url)
         hand = stage.in_hand(killed)
-        assert hand
         stage.fault()
         killed.kill()
         stage.taken_over(hand, killed, 20)

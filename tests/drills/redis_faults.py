@@ -43,10 +43,7 @@ def redis_flushed(stage: Stage) -> Report:
 @drill()
 def redis_restarted(stage: Stage) -> Report:
     """Redis is restarted in mid-job, with its data; calls are answered again."""
-    with stage.gate() as gate:
-        worker = stage.worker(gate=gate)
-        job = stage.submit(800)
-        gate.wait(worker)
+    with stage.mid_batch(800) as (_, worker, job):
         os.kill(stage.redis_pid, signal.SIGTERM)
         stage.heal()
         stage.fault()
@@ -59,10 +56,7 @@ def redis_restarted(stage: Stage) -> Report:
 @drill()
 def redis_dies_with_its_data(stage: Stage) -> Report:
     """kill -9 of Redis in mid-job, and it comes back empty; what was submitted meanwhile runs too."""
-    with stage.gate() as gate:
-        worker = stage.worker(gate=gate)
-        job = stage.submit(800)
-        gate.wait(worker)
+    with stage.mid_batch(800) as (_, _worker, job):
         os.kill(stage.redis_pid, signal.SIGKILL)
         away = stage.submit(100)
         until(stage.redis_is_gone, 10)
@@ -77,10 +71,7 @@ def redis_dies_with_its_data(stage: Stage) -> Report:
 @drill()
 def redis_frozen(stage: Stage) -> Report:
     """Redis stands still for 15 s: what runs is stored all the same, callers get an error, and all goes on afterwards."""
-    with stage.gate() as gate:
-        worker = stage.worker(gate=gate)
-        job = stage.submit(800)
-        gate.wait(worker)
+    with stage.mid_batch(800) as (gate, worker, job):
         pid = stage.redis_pid
         os.kill(pid, signal.SIGSTOP)
         frozen = time.monotonic()
@@ -102,10 +93,7 @@ def redis_frozen(stage: Stage) -> Report:
 @drill()
 def redis_full(stage: Stage) -> Report:
     """Redis is full (noeviction): callers are told, messages that it loses are sent again once there is room."""
-    with stage.gate() as gate:
-        worker = stage.worker(gate=gate)
-        job = stage.submit(800)
-        gate.wait(worker)
+    with stage.mid_batch(800) as (gate, worker, job):
         stage.redis.config_set("maxmemory", 1)
         gate.open()
         while_full = stage.submit(100)
@@ -122,10 +110,7 @@ def redis_full(stage: Stage) -> Report:
 @drill()
 def redis_connections_killed(stage: Stage) -> Report:
     """CLIENT KILL of every connection, three times in mid-job."""
-    with stage.gate() as gate:
-        worker = stage.worker(gate=gate)
-        job = stage.submit(800)
-        gate.wait(worker)
+    with stage.mid_batch(800) as (_, _worker, job):
         stage.fault()
         for _ in range(3):
             stage.redis.client_kill_filter(_type="normal", skipme=True)
@@ -138,10 +123,7 @@ def redis_connections_killed(stage: Stage) -> Report:
 @drill()
 def redis_read_only(stage: Stage) -> Report:
     """Redis is read-only for a while, as a replica after a failover is."""
-    with stage.gate() as gate:
-        worker = stage.worker(gate=gate)
-        job = stage.submit(800)
-        gate.wait(worker)
+    with stage.mid_batch(800) as (gate, worker, job):
         stage.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
         gate.open()
         time.sleep(5)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, LiteralString, Self
+from typing import Any, ClassVar, Literal, LiteralString, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
 import psycopg
@@ -27,7 +27,7 @@ from tests.drills.actor import Actor, Supervised
 from tests.drills.gate import Gate
 from tests.drills.house import House
 from tests.drills.invariants import Census, breaches, census, settled_breaches
-from tests.drills.proxy import Proxy, socket_of
+from tests.drills.proxy import Proxy, Trap, socket_of
 from tests.workers.processes import until
 
 
@@ -229,6 +229,7 @@ class Stage:
         Args:
             within: seconds since `fault` in which it begins.
         """
+        assert items, "the lost worker had nothing in hand"
         worker_id = self.worker_id(lost)
 
         def left() -> int:
@@ -276,6 +277,31 @@ class Stage:
             yield gate
         finally:
             gate.open()
+
+    @contextlib.contextmanager
+    def mid_batch(self, items: int = 300, **worker: Any) -> Iterator[tuple[Gate, Actor, Job]]:
+        """A job whose first batch is in the model of a worker, in front of a gate that opens at the end.
+
+        Args:
+            items: of the job.
+            worker: arguments of `worker`.
+        """
+        with self.gate() as gate:
+            actor = self.worker(gate=gate, **worker)
+            job = self.submit(items)
+            gate.wait(actor)
+            yield gate, actor, job
+
+    def trapped(
+        self, items: int, pattern: bytes, *, after: bytes = b"", hold: Literal["request", "answer"] = "request"
+    ) -> tuple[Proxy, Trap, Actor, Job]:
+        """A job whose worker has said this to Postgres: the proxy between them holds the request, or its answer."""
+        proxy, url = self.postgres_proxy()
+        actor = self.worker(database_url=url)
+        trap = proxy.trap(pattern, after=after, hold=hold)
+        job = self.submit(items)
+        trap.wait()
+        return proxy, trap, actor, job
 
     def postgres_proxy(self) -> tuple[Proxy, str]:
         """A proxy in front of Postgres, and the URL through it."""

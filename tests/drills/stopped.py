@@ -14,10 +14,7 @@ from tests.workers.processes import until
 @drill(brief=True)
 def sigterm_in_mid_batch(stage: Stage) -> Report:
     """SIGTERM while a batch is in the model: the worker finishes it, hands back the rest, and ends with 0."""
-    with stage.gate() as gate:
-        stopped = stage.worker(gate=gate, chunk_slots=1)
-        job = stage.submit(600)
-        gate.wait(stopped)
+    with stage.mid_batch(600, chunk_slots=1) as (gate, stopped, job):
         stage.worker()
         until(lambda: stage.done(job) == 600 - len(stage.in_hand(stopped)))  # all else is done elsewhere
         claimed = stage.in_hand(stopped)
@@ -39,13 +36,9 @@ def sigterm_in_mid_batch(stage: Stage) -> Report:
 @drill()
 def sigterm_and_the_deadline(stage: Stage) -> Report:
     """SIGTERM to a worker that cannot finish: at its deadline the work is handed back, and another one does it at once."""
-    with stage.gate() as gate:
-        stopped = stage.worker(gate=gate, drain_seconds=3)
-        job = stage.submit()
-        gate.wait(stopped)
+    with stage.mid_batch(drain_seconds=3) as (_, stopped, job):
         stage.worker()
         hand = stage.in_hand(stopped)
-        assert hand
         began = time.monotonic()
         stopped.send(signal.SIGTERM)
         assert stopped.wait(10) == 0
@@ -59,13 +52,9 @@ def sigterm_and_the_deadline(stage: Stage) -> Report:
 @drill(brief=True)
 def sigterm_twice(stage: Stage) -> Report:
     """A second SIGTERM: the worker hands all back and ends at once."""
-    with stage.gate() as gate:
-        stopped = stage.worker(gate=gate, drain_seconds=60)
-        job = stage.submit()
-        gate.wait(stopped)
+    with stage.mid_batch(drain_seconds=60) as (_, stopped, job):
         stage.worker()
         hand = stage.in_hand(stopped)
-        assert hand
         stopped.send(signal.SIGTERM)
         stopped.wait_for("worker_stopping")
         stage.fault()

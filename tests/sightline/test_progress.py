@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
 import uuid
@@ -144,6 +146,36 @@ def test_a_job_whose_submitter_died_is_told_and_closed(
     assert client.job(job_id).progress().state == "done"
     assert (client.job(job_id).progress().error or "").startswith("sealed by ")
     assert given("seal", str(job_id)).out == f"job {job_id} was sealed already\n"
+
+
+def test_watch_on_a_terminal_draws_the_table_again(
+    client: Sightline, connection: psycopg.Connection, database_url: str, redis_url: str
+) -> None:
+    job_id = submit(connection, 128)
+    environment = os.environ | {
+        "SIGHTLINE_DATABASE_URL": database_url, "SIGHTLINE_REDIS_URL": redis_url, "TERM": "xterm", "COLUMNS": "200",
+    }  # fmt: skip
+    command = [sys.executable, "-c", "from sightline.cli import main; main()", "jobs", "--watch", "--limit", "1"]
+    screen, terminal = os.openpty()
+    with subprocess.Popen(command, env=environment, stdout=terminal, stderr=terminal) as watching:
+        os.close(terminal)
+        shown = _read_until(screen, "queued")
+        work(connection, job_id, 8)
+        shown += _read_until(screen, "running")
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(20) == 0
+    os.close(screen)
+    assert "\x1b[" in shown  # the cursor goes back up
+    assert "oldest" in shown  # the queues stand below the jobs
+
+
+def _read_until(screen: int, word: str) -> str:
+    """What the terminal shows until this word has come."""
+    shown = ""
+    while word not in shown:
+        assert select.select([screen], [], [], 20)[0], f"{word!r} has not come: {shown}"
+        shown += os.read(screen, 65536).decode(errors="replace")
+    return shown
 
 
 def test_watch_into_a_pipe_prints_lines_and_ends_with_its_reader(

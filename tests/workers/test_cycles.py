@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import os
-import threading
 import time
 from pathlib import Path
 
@@ -14,27 +10,11 @@ import pytest
 
 from sightline.client import Sightline
 from sightline.settings import Settings
-from tests.workers.processes import until
+from tests.leftovers import LeftOpen, left_open, settled
 from workers.service import Service
 
-CYCLES = int(os.environ.get("SIGHTLINE_TEST_CYCLES", "6"))
-"""`make drills` does fifty."""
-
-
-def left_open() -> tuple[list[str], int]:
-    """Names of the living threads, and how many sockets are open."""
-    gc.collect()
-    sockets = 0
-    for handle in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # of this very loop
-            sockets += str(handle.readlink()).startswith("socket:")
-    return sorted(thread.name for thread in threading.enumerate()), sockets
-
-
-def settle(state: object) -> None:
-    """Give what is ending a few seconds."""
-    with contextlib.suppress(AssertionError):
-        until(lambda: left_open() == state, 5)
+CYCLES = 6
+"""The drill `fifty_starts_and_stops` does more."""
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are read from /proc")
@@ -42,7 +22,7 @@ def test_no_thread_and_no_socket_outlives_a_worker(
     database_url: str, redis_url: str, settings: Settings, space: str, client: Sightline, connection: psycopg.Connection
 ) -> None:
     given = Settings(**settings.model_dump() | {"database_url": database_url, "redis_url": redis_url, "device": "cpu"})
-    before: tuple[list[str], int] = [], 0
+    before: LeftOpen = [], 0
     for cycle in range(CYCLES + 1):
         service = Service(given, ["encode"])
         service.start()
@@ -56,7 +36,6 @@ def test_no_thread_and_no_socket_outlives_a_worker(
         del service
         if cycle == 0:
             before = left_open()  # with what torch and the libraries make once
-        settle(before)
-        assert left_open() == before
+        assert settled(before) == before
     rows = connection.execute("select count(*), count(stopped_at) from sightline.worker").fetchone()
     assert rows == (CYCLES + 1, CYCLES + 1)

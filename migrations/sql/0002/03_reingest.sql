@@ -42,8 +42,6 @@ begin
     when item ? 'external_id' and (jsonb_typeof(item->'external_id') <> 'string' or item->>'external_id' = '')
       then 'external_id must be a string and not empty'
     when octet_length(item->>'external_id') > 2000 then 'external_id is longer than 2000 bytes'
-    when jsonb_typeof(item->'group_key') not in ('string', 'null') or item->>'group_key' = '' then 'group_key must be a string and not empty'
-    when octet_length(item->>'group_key') > 2000 then 'group_key is longer than 2000 bytes'
     when item ? 'metadata' and jsonb_typeof(item->'metadata') <> 'object' then 'metadata must be an object'
     when item ? 'root' and (jsonb_typeof(item->'root') <> 'string' or item->>'root' = '') then 'root must be a string and not empty'
     when item ? 'error' then
@@ -315,41 +313,3 @@ language sql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
   where j.job_id = seal_job.job_id and (j.sealed_at is null or j.error = 'the submitter went away');
   select sightline.close_job(job_id);
 $$;
-
--- Submit a job in the caller's transaction; it runs once that commits. `items` null means everything in the collection that has
--- no vector of its present content in the space; a collection is made only for items.
-create or replace function sightline.submit(
-  kind text, payload jsonb, collection text default null, items jsonb default null, lane text default 'normal',
-  run_at timestamptz default now(), idempotency_key text default null
-) returns bigint
-language plpgsql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
-declare
-  target sightline.job;
-  ids bigint[];
-  digest bytea;
-begin
-  if idempotency_key is not null then
-    digest := sha256(convert_to(jsonb_build_array(kind, payload, collection, items, lane)::text, 'UTF8'));
-  end if;
-  if items is null and collection is not null and not exists (select from sightline.collection c where c.name = submit.collection) then
-    raise exception 'no collection named "%"', left(collection, 200) using errcode = 'undefined_object';
-  end if;
-  target := sightline.open_job(kind, payload, collection, lane, run_at, idempotency_key, digest);
-  if target.sealed_at is not null then
-    return target.job_id;
-  end if;
-  if items is not null then
-    perform sightline.add_items(target.job_id, items);
-  elsif collection is null then
-    raise exception 'submit needs items, a collection or both' using errcode = 'invalid_parameter_value';
-  else
-    select coalesce(array_agg(i.item_id), '{}') into ids
-    from sightline.item i join sightline.space s on s.space_id = target.space_id
-    where i.collection_id = target.collection_id and i.modality = any (s.modalities) and i.parent_id is null;
-    ids := sightline.without_vector(target.space_id, ids);
-    perform sightline.add_chunks(target, ids);
-    update sightline.job j set n_submitted = cardinality(ids) where j.job_id = target.job_id;
-  end if;
-  perform sightline.seal_job(target.job_id);
-  return target.job_id;
-end $$;

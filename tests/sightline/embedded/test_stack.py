@@ -28,6 +28,15 @@ def test_vector_extension_is_there_in_a_tested_version(stack: EmbeddedStack) -> 
     assert nearest == (2.0,)
 
 
+def test_a_users_own_table_lies_beside_the_schema_and_not_in_it(stack: EmbeddedStack) -> None:
+    with psycopg.connect(stack.database_url) as connection:
+        connection.execute("create schema if not exists sightline")
+        connection.execute("create table product (name text)")
+        where = connection.execute("select schemaname from pg_tables where tablename = 'product'").fetchone()
+        assert where == ("public",)
+        connection.rollback()
+
+
 def test_server_is_postgres_18_in_utf8_with_rules_that_no_locale_changes(stack: EmbeddedStack) -> None:
     with psycopg.connect(stack.database_url) as db:
         query = (

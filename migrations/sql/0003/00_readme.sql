@@ -1,1 +1,0 @@
--- Durable jobs. Each file of this folder holds one topic; they run in the order of their names.

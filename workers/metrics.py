@@ -1,0 +1,50 @@
+"""What a worker measures of itself, for Prometheus: each stage of the way of an item, from the queue to the row.
+
+One registry for the process; `workers.endpoint` serves it. Durations are seconds, as Prometheus wants them. Labels:
+`kind` is the kind of work ("image", "text"), `lane` who goes first, `engine` the model.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
+
+
+def _histogram(name: str, what: str, labels: tuple[str, ...] = (), buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+    return Histogram(f"sightline_{name}", what, labels, buckets=buckets, registry=REGISTRY)
+
+
+def _counter(name: str, what: str, labels: tuple[str, ...] = ()) -> Counter:
+    return Counter(f"sightline_{name}", what, labels, registry=REGISTRY)
+
+
+DECODE = _histogram("decode_seconds", "Reading, decoding or tokenising one item, in a thread of the pool.", ("step",))
+QUEUE = _histogram(
+    "queue_seconds", "From an engine's queue to the begin of the forward, for an item.", ("kind", "lane")
+)
+COLLATE = _histogram("collate_seconds", "Putting one batch together and on the device.", ("engine", "kind"))
+FORWARD = _histogram("forward_seconds", "One forward.", ("engine", "kind"))
+BATCH_COST = _histogram("batch_cost_seconds", "What a batch was thought to take when it was cut.", ("engine", "kind"))
+BATCH_SIZE = _histogram("batch_size_items", "Items of one batch.", ("engine", "kind"), _ITEMS)
+BUDGET = Gauge("sightline_budget_seconds", "What a batch may cost; less after memory ran out.", ("engine",),
+               registry=REGISTRY)  # fmt: skip
+PERSIST = _histogram("persist_seconds", "One flush to Postgres, tries and waiting included.")
+PERSISTED = _counter("persisted_rows", "Vectors that were written.")
+
+CACHE_HITS = _counter("cache_hits_items", "Query texts that were answered with a vector that was at hand.")
+JOINED = _counter("joined_items", "Items that waited for the encoding of the same content.", ("by",))
+EXPIRED = _counter("expired_items", "Items whose deadline passed before the forward.", ("lane",))
+OUT_OF_MEMORY = _counter("out_of_memory_batches", "Batches that did not fit into memory.", ("engine",))
+DEATHS = _counter("engine_deaths", "Stages of an engine that died and were started again.", ("engine", "stage"))
+DRIFT = Gauge("sightline_drift_distance", "L2 distance of the golden vectors from what they were at load, the worst.",
+              ("space",), registry=REGISTRY)  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from models.batch import Batch, Loader
 from models.checkpoint import bundled_model
 from models.device import DTYPES, pick_device, pick_dtype
 from models.errors import BrokenCheckpoint, NonFiniteVectors, NoTextTower
@@ -23,8 +24,8 @@ __all__ = ["Encoder", "PreparedText", "bundled_model", "load_encoder"]
 class Encoder:
     """One model on one device.
 
-    `prepare_*` may be called by many threads at once; `encode_*` by one at a time. A vector depends on its own input
-    alone: in float32 it is the same in any batch to 1e-5.
+    `prepare_*` and `collate_*` may be called by many threads at once; `forward` and `encode_*` by one at a time. A
+    vector depends on its own input alone: in float32 it is the same in any batch to 1e-5.
 
     Attributes:
         passport: identity of the space.
@@ -45,6 +46,7 @@ class Encoder:
         self._image, self._text = pipeline.image, pipeline.text
         self._network, self._target = network, device
         self._pixels = PixelBatch(pipeline.image, device, DTYPES[passport.dtype])
+        self._loader = Loader(device)
 
     def prepare_image(self, image: np.ndarray) -> np.ndarray:
         """Resize and crop as the checkpoint asks.
@@ -71,51 +73,63 @@ class Encoder:
             raise NoTextTower(self.passport.model)
         return self._text.prepare(text)
 
-    def encode_images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        """Vectors of prepared images.
+    def collate_images(self, pixels: Sequence[np.ndarray]) -> Batch:
+        """A batch on the device, of at least one image; may be made while a forward runs.
 
         Args:
-            pixels: what `prepare_image` returned, any number.
+            pixels: what `prepare_image` returned.
+
+        Raises:
+            InvalidInput: an array of another shape or type.
+        """
+        return self._loader.load("image", len(pixels), lambda: self._pixels(pixels))
+
+    def collate_texts(self, texts: Sequence[PreparedText]) -> Batch:
+        """A batch on the device, of at least one text; may be made while a forward runs. It costs its longest.
+
+        Args:
+            texts: what `prepare_text` returned.
+
+        Raises:
+            NoTextTower: the model encodes images only.
+        """
+        if (pipeline := self._text) is None:
+            raise NoTextTower(self.passport.model)
+        return self._loader.load(
+            "text", len(texts), lambda: {name: value.to(self._target) for name, value in pipeline.batch(texts).items()}
+        )
+
+    def forward(self, batch: Batch) -> np.ndarray:
+        """Vectors of a batch.
 
         Returns:
             float32 (n, dim), not normalised: recipes need the norm, and the writer stores it beside the unit vector.
 
         Raises:
-            InvalidInput: an array of another shape or type.
             NonFiniteVectors: NaN or infinity, with the indices.
         """
-        if not len(pixels):
-            return np.empty((0, self.dim), np.float32)
-        with torch.inference_mode():
-            return self._vectors(self._network.images(**self._pixels(pixels)), "image")
-
-    def encode_texts(self, texts: Sequence[PreparedText]) -> np.ndarray:
-        """Vectors of prepared texts; sort them by length where many are encoded, a batch costs its longest.
-
-        Args:
-            texts: what `prepare_text` returned, any number.
-
-        Returns:
-            float32 (n, dim), not normalised.
-
-        Raises:
-            NonFiniteVectors: NaN or infinity, with the indices.
-            NoTextTower: the model encodes images only.
-        """
-        if self._text is None or self._network.texts is None:
+        tower = self._network.images if batch.what == "image" else self._network.texts
+        if tower is None:
             raise NoTextTower(self.passport.model)
-        if not len(texts):
-            return np.empty((0, self.dim), np.float32)
         with torch.inference_mode():
-            batch = {name: value.to(self._target) for name, value in self._text.batch(texts).items()}
-            return self._vectors(self._network.texts(**batch), "text")
-
-    def _vectors(self, features: torch.Tensor, what: str) -> np.ndarray:
-        vectors: np.ndarray = features.float().cpu().numpy()
+            vectors: np.ndarray = tower(**self._loader.arrived(batch)).float().cpu().numpy()
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
-            raise NonFiniteVectors(np.flatnonzero(~finite).tolist(), what, self.passport.dtype)
+            raise NonFiniteVectors(np.flatnonzero(~finite).tolist(), batch.what, self.passport.dtype)
         return vectors
+
+    def encode_images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """Vectors of prepared images, any number: `collate_images` and `forward`."""
+        return self.forward(self.collate_images(pixels)) if len(pixels) else np.empty((0, self.dim), np.float32)
+
+    def encode_texts(self, texts: Sequence[PreparedText]) -> np.ndarray:
+        """Vectors of prepared texts, any number: `collate_texts` and `forward`.
+
+        Sort them by length where many are encoded.
+        """
+        if self._text is None:
+            raise NoTextTower(self.passport.model)
+        return self.forward(self.collate_texts(texts)) if len(texts) else np.empty((0, self.dim), np.float32)
 
 
 def load_encoder(model: str, revision: str | None = None, device: str = "auto", dtype: str | None = None) -> Encoder:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from models.batch import host_empty
 from models.errors import InvalidInput
 from models.preprocess import ImagePipeline
 
@@ -40,20 +41,22 @@ class PixelBatch:
         for index, image in enumerate(images):
             self._check(index, image)
         if self._patches is None:
-            squares = torch.from_numpy(np.stack(images)).to(self._device)
-            return {"pixel_values": self._normalised(squares).permute(0, 3, 1, 2).to(self._dtype)}
+            host, squares = host_empty((len(images), *images[0].shape), self._device)
+            np.stack(images, out=squares)
+            return {"pixel_values": self._normalised(host).permute(0, 3, 1, 2).to(self._dtype)}
         return self._patched(images, self._patches[0])
 
     def _patched(self, images: Sequence[np.ndarray], side: int) -> dict[str, torch.Tensor]:
         shapes = [(image.shape[0] // side, image.shape[1] // side) for image in images]
         length = max(rows * columns for rows, columns in shapes)
-        cut = np.zeros((len(images), length, side * side, 3), np.uint8)
+        host, cut = host_empty((len(images), length, side * side, 3), self._device)
+        cut[:] = 0
         mask = np.zeros((len(images), length), np.int64)
         for row, (image, (rows, columns)) in enumerate(zip(images, shapes, strict=True)):
             squares = image.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
             cut[row, : rows * columns] = squares.reshape(rows * columns, side * side, 3)
             mask[row, : rows * columns] = 1
-        pixels = self._normalised(torch.from_numpy(cut).to(self._device)).flatten(2)
+        pixels = self._normalised(host).flatten(2)
         return {
             "pixel_values": pixels.to(self._dtype),
             "pixel_attention_mask": torch.from_numpy(mask).to(self._device),
@@ -61,8 +64,8 @@ class PixelBatch:
         }
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Channels last."""
-        return pixels.float() * self._factor - self._shift
+        """Bytes on the host, channels last, to floats on the device."""
+        return pixels.to(self._device, non_blocking=True).float().mul_(self._factor).sub_(self._shift)
 
     def _check(self, index: int, image: np.ndarray) -> None:
         if self._patches is None:

@@ -1,9 +1,10 @@
 """What an encoder, a captioner and a scorer must offer to join: the workers call nothing else of them.
 
 `tests/kit` holds one conformance kit for each; a model that passes it may be served. In all of them `prepare*` may be
-called by many threads at once and holds what is slow on a CPU, and the forward is called by one thread at a time. A
-result depends on its own input alone, never on what else is in the batch. Errors are those of `models.errors`:
-`InvalidInput` blames one input, `NonFinite` names the positions in the batch.
+called by many threads at once and holds what is slow on a CPU, `collate*` brings a batch to the device and may be
+called while a forward runs, and the forward is called by one thread at a time. A result depends on its own input alone,
+never on what else is in the batch. Errors are those of `models.errors`: `InvalidInput` blames one input, `NonFinite`
+names the positions in the batch.
 """
 
 from __future__ import annotations
@@ -50,8 +51,14 @@ class ImageEncoder(Protocol):
     def prepare_image(self, image: np.ndarray) -> np.ndarray:
         """uint8 (height, width, 3), RGB, of any size to what `encode_images` takes, sharing no memory with it."""
 
+    def collate_images(self, pixels: Sequence[np.ndarray]) -> Any:
+        """Prepared images, at least one, to what `forward` takes. Raises InvalidInput."""
+
+    def forward(self, batch: Any) -> np.ndarray:
+        """A collated batch to float32 (n, dim), not normalised. Raises NonFinite."""
+
     def encode_images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        """Prepared images, any number, to float32 (n, dim), not normalised. Raises NonFinite."""
+        """Both in one, for any number of images."""
 
 
 class ImageTextEncoder(ImageEncoder, Protocol):
@@ -66,8 +73,11 @@ class ImageTextEncoder(ImageEncoder, Protocol):
     def prepare_text(self, text: str) -> Prepared:
         """Tokenise and cut; the result says whether it was cut. Raises InvalidInput on a lone surrogate."""
 
+    def collate_texts(self, texts: Sequence[Any]) -> Any:
+        """Prepared texts, at least one, to what `forward` takes."""
+
     def encode_texts(self, texts: Sequence[Any]) -> np.ndarray:
-        """Prepared texts, any number, to float32 (n, dim), not normalised. Raises NonFinite."""
+        """`collate_texts` and `forward` in one, for any number of texts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from models.errors import BrokenCheckpoint, InvalidInput
 from models.files import Checkpoint
 from models.tokenizer import Encode, load_tokenizer, lowering
@@ -134,13 +136,14 @@ class TextPipeline:
         import torch
 
         length = self.context_length if self.pad_to_context else max(1, *(len(text.ids) for text in texts))
-        ids = torch.full((len(texts), length), self.pad_id, dtype=torch.int64)
-        mask = torch.zeros_like(ids)
+        ids = np.full((len(texts), length), self.pad_id, np.int64)
+        mask = np.zeros_like(ids)
         for row, text in enumerate(texts):
             place = slice(length - len(text.ids), length) if self.pad_left else slice(0, len(text.ids))
-            ids[row, place] = torch.tensor(text.ids, dtype=torch.int64)
+            ids[row, place] = text.ids
             mask[row, place] = 1
-        return {"input_ids": ids, "attention_mask": mask} if self.masked else {"input_ids": ids}
+        batch = {"input_ids": ids, "attention_mask": mask} if self.masked else {"input_ids": ids}
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 def load_text(checkpoint: Checkpoint, rules: TextRules) -> TextPipeline:

@@ -103,6 +103,10 @@ class ImageEncoderKit:
         for index, prepared in enumerate(found):
             assert np.array_equal(prepared, expected[index % len(expected)]), "threads disturb each other"
 
+    def test_image_batches_made_ahead_give_the_same_vectors(self, encoder: ImageEncoder) -> None:
+        prepared = [encoder.prepare_image(picture) for picture in pictures()]
+        _assert_made_ahead(encoder, encoder.collate_images, prepared, encoder.encode_images(prepared), self.tolerance)
+
     def test_preparing_leaves_the_image_alone(self, encoder: ImageEncoder) -> None:
         for picture in [*pictures(), encoder_sized(encoder)]:
             before = picture.copy()
@@ -202,6 +206,10 @@ class EncoderKit(ImageEncoderKit):
             gap = np.abs(encoder.encode_texts([text]) - expected[index % len(texts)]).max()
             assert gap <= self.tolerance, "threads disturb each other"
 
+    def test_text_batches_made_ahead_give_the_same_vectors(self, encoder: ImageTextEncoder) -> None:
+        prepared = [encoder.prepare_text(text) for text in TEXTS]
+        _assert_made_ahead(encoder, encoder.collate_texts, prepared, encoder.encode_texts(prepared), self.tolerance)
+
     def test_texts_that_give_nan_are_refused_by_position(self, poisoned: ImageTextEncoder) -> None:
         with pytest.raises(NonFinite) as caught:
             _texts(poisoned, TEXTS[:3])
@@ -224,6 +232,16 @@ def encoder_sized(encoder: ImageEncoder) -> np.ndarray:
     """An image that is already of the size that the encoder wants: nothing to resize, and still to be copied."""
     shape = np.asarray(encoder.prepare_image(pictures()[0])).shape
     return np.full(shape, 9, np.uint8)
+
+
+def _assert_made_ahead(
+    encoder: ImageEncoder, collate: Callable[[Sequence[Any]], Any], prepared: Sequence[Any], expected: np.ndarray,
+    tolerance: float,
+) -> None:  # fmt: skip
+    """Many batches are collated at once, and then go through the forward one by one."""
+    for index, batch in enumerate(in_threads(lambda one: collate([one]), prepared)):
+        gap = np.abs(encoder.forward(batch) - expected[index % len(prepared)]).max()
+        assert gap <= tolerance, "batches that were made ahead disturb each other"
 
 
 def _images(encoder: ImageEncoder, images: Sequence[np.ndarray]) -> np.ndarray:

@@ -80,6 +80,23 @@ class Garbling:
         return sound.prepare(self._buffer, *role) if role else getattr(sound, prepare)(self._buffer)
 
 
+class OneBuffer:
+    """Collates into a buffer that all batches share."""
+
+    def __init__(self, collate: str) -> None:
+        self._collate, self._buffer = collate, None
+
+    def methods(self) -> dict[str, Any]:
+        return {self._collate: self._fill, "forward": self._forward}
+
+    def _fill(self, sound: Any, given: Sequence[Any]) -> object:
+        self._buffer = getattr(sound, self._collate)(given)
+        return self
+
+    def _forward(self, sound: Any, _: object) -> Any:
+        return sound.forward(self._buffer)
+
+
 def batch_mean(name: str) -> Callable[..., np.ndarray]:
     def encode(sound: Any, given: Sequence[Any]) -> np.ndarray:
         found: np.ndarray = getattr(sound, name)(given)
@@ -158,6 +175,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "test_extreme_images_get_vectors": {"encode_images": changed("encode_images", lambda v: v[:0])},
     "test_bad_images_are_refused_and_their_neighbours_go_on": {"prepare_image": converted},
     "test_images_are_prepared_by_many_threads": {"prepare_image": Garbling()},
+    "test_image_batches_made_ahead_give_the_same_vectors": OneBuffer("collate_images").methods(),
     "test_preparing_leaves_the_image_alone": {"prepare_image": view},
     "test_images_that_give_nan_are_refused_by_position": {"encode_images": changed("encode_images", nan)},
     "test_the_passport_is_complete_and_survives_json": {"passport": Changed("passport", weights="")},
@@ -173,6 +191,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "test_an_empty_text_is_a_vector_or_refused": {"encode_texts": changed("encode_texts", nan)},
     "test_bad_texts_are_refused_and_their_neighbours_go_on": {"prepare_text": surrogates_dropped},
     "test_texts_are_prepared_by_many_threads": {"prepare_text": Garbling()},
+    "test_text_batches_made_ahead_give_the_same_vectors": OneBuffer("collate_texts").methods(),
     "test_texts_that_give_nan_are_refused_by_position": {"encode_texts": changed("encode_texts", nan)},
     "test_the_passport_says_how_texts_are_read": {"passport": Changed("passport", tokenizer="")},
     "test_texts_agree_with_the_reference": {},

@@ -30,7 +30,7 @@ def make_app(
     settings: Settings,
     redis_url: str,
     queues: Sequence[str],
-    on_chunks: Callable[[list[int]], object],
+    on_chunks: Callable[[str, list[int]], object],
     on_call: Callable[[dict[str, Any]], object],
     on_submit: Callable[[str, Sequence[Any], dict[str, Any]], object],
 ) -> Celery:
@@ -38,7 +38,7 @@ def make_app(
 
     Args:
         queues: of the ledger: `encode`, or `encode.<pool>`.
-        on_chunks: takes chunk ids; must return soon.
+        on_chunks: takes the queue and the chunk ids of a message; must return soon.
         on_call: takes the fields of a call and answers it.
         on_submit: takes the id, the positional and the named arguments of a message, and writes the ledger. When it
             raises, the message is delivered again.
@@ -82,9 +82,10 @@ def make_app(
         },
     )
 
-    @app.task(name=CHUNKS_TASK, ignore_result=True, shared=False)
-    def chunks(chunk_ids: list[int], **_: Any) -> None:
-        _guarded(lambda: on_chunks([int(chunk_id) for chunk_id in chunk_ids]), CHUNKS_TASK)
+    @app.task(name=CHUNKS_TASK, bind=True, ignore_result=True, shared=False)
+    def chunks(self: Task[Any, Any], chunk_ids: list[int], **_: Any) -> None:
+        queue = (self.request.delivery_info or {}).get("routing_key") or queues[0]
+        _guarded(lambda: on_chunks(queue, [int(chunk_id) for chunk_id in chunk_ids]), CHUNKS_TASK)
 
     @app.task(name=CALL_TASK, ignore_result=True, shared=False)
     def call(**request: Any) -> None:

@@ -6,12 +6,14 @@ import os
 import socket
 import threading
 import time
+from typing import Any
 
 import structlog
 from celery import Celery
 from celery.app import trace
 from celery.worker import WorkController, state
 
+from sightline.broker import SUBMIT_QUEUE
 from workers.app import consumed
 
 log = structlog.get_logger(__name__)
@@ -36,6 +38,8 @@ class Consumer:
         self._queues = queues
         self._ready = threading.Event()
         self._stopping = threading.Event()
+        self._holding = False
+        self._worker: WorkController | None = None
         self._thread = threading.Thread(target=self._run, name="celery", daemon=True)
 
     def start(self, seconds: float) -> bool:
@@ -43,6 +47,14 @@ class Consumer:
         state.should_stop = None
         self._thread.start()
         return self._ready.wait(seconds)
+
+    def hold(self) -> bool:
+        """Take calls alone until `go_on`: other workers may reach the ledger. Returns whether this is news."""
+        return self._set_holding(True)
+
+    def go_on(self) -> bool:
+        """Take everything again. Returns whether this is news."""
+        return self._set_holding(False)
 
     def stop_taking(self) -> None:
         """Ask it to end: what it holds unbegun goes back to Redis, what runs is finished."""
@@ -55,6 +67,35 @@ class Consumer:
             self._thread.join(seconds)
         return not self._thread.is_alive()
 
+    def _set_holding(self, holding: bool) -> bool:
+        if self._holding == holding:
+            return False
+        self._holding = holding
+        consumer = self._worker and self._worker.consumer
+        if consumer is not None:
+            consumer.call_soon(self._follow, consumer)
+        return True
+
+    def _follow(self, consumer: Any) -> None:
+        """Consume what is wanted now. Runs in Celery's own thread, which alone may touch its queues."""
+        selected, connected = self._app.amqp.queues, consumer.task_consumer
+        for queue in (SUBMIT_QUEUE, *self._queues):
+            if not self._holding:
+                # Also while Redis is away: the next connection consumes what is selected.
+                chosen = selected.select_add(selected[queue])
+                if connected is not None and not connected.consuming_from(queue):
+                    connected.add_queue(chosen)
+                    connected.consume()
+            else:
+                selected.deselect(queue)
+                if connected is not None:
+                    connected.cancel_by_queue(queue)
+
+    def _on_ready(self, consumer: Any) -> None:
+        if self._holding:  # a new consumer starts with all queues
+            self._follow(consumer)
+        self._ready.set()
+
     def _run(self) -> None:
         hostname = f"sightline-{os.getpid()}@{socket.gethostname()}"
         trace.setup_worker_optimizations(
@@ -64,10 +105,10 @@ class Consumer:
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
-                worker = WorkController(
+                self._worker = worker = WorkController(
                     app=self._app, hostname=hostname, pool="threads",
                     queues=consumed(self._queues), without_gossip=True, without_mingle=True, without_heartbeat=True,
-                    ready_callback=lambda _: self._ready.set(), quiet=True,
+                    ready_callback=self._on_ready, quiet=True,
                 )  # fmt: skip
                 worker.start()
             except BaseException:

@@ -41,7 +41,7 @@ class Heartbeat:
         database_url: of Postgres.
         state: what to write.
         lease_seconds: after so long without a beat others take the chunks.
-        on_cancelled: called with each beat's answer: all running chunks of this worker whose job was cancelled.
+        on_beat: called with each beat's answer: all running chunks of this worker whose job was cancelled.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Heartbeat:
         database_url: str,
         state: WorkerState,
         lease_seconds: float,
-        on_cancelled: Callable[[Sequence[int]], None],
+        on_beat: Callable[[Sequence[int]], None],
     ) -> None:
         self._url = database_url
         self._state = state
-        self._on_cancelled = on_cancelled
+        self._on_beat = on_beat
         self._lease = lease_seconds
         self._connection: Connection | None = None
         self._last = time.monotonic()
@@ -64,6 +64,11 @@ class Heartbeat:
         """Write the row once, then keep it fresh. Raises psycopg.OperationalError if the first beat fails."""
         self._write()
         self._loop.start()
+
+    @property
+    def missed(self) -> bool:
+        """Whether two beats in a row did not get through: the ledger is likely out of reach."""
+        return time.monotonic() - self._last > self._lease / 2
 
     def announce(self, queues: Sequence[str]) -> None:
         """Say which queues are consumed; the dispatcher publishes for them. No queues: nothing more is wanted."""
@@ -104,7 +109,7 @@ class Heartbeat:
         row = self._connection.execute(query("beat"), self._row()).fetchone()
         self._last = time.monotonic()
         if row is not None:
-            self._on_cancelled(row["cancelled"])
+            self._on_beat(row["cancelled"])
 
     def _row(self) -> dict[str, Any]:
         state = self._state

@@ -7,10 +7,13 @@ import threading
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
 
+import psycopg
 import structlog
 
-from sightline.broker import Broker
+from sightline.broker import CHUNKS_TASK, Broker
 from sightline.settings import Settings
 from sightline.signals import StopSignals, stop_signals
 from workers.app import make_app
@@ -27,6 +30,7 @@ from workers.ingress import Ingress
 from workers.intake import Intake
 from workers.ledger import Ledger
 from workers.loop import Loop
+from workers.outage import is_outage
 from workers.preflight import service_urls
 from workers.questions import Questions
 from workers.runner import WAITERS, ChunkRunner
@@ -71,7 +75,7 @@ class Service:
         self._decoders = decoders
         self._give_up = threading.Event()
         self._spaces = Spaces(self._pool, queues, settings.device)
-        cancellations = Cancellations()
+        self._cancellations = cancellations = Cancellations()
         writer = Writer(self._pool, ledger, self._give_up)
         work = EncodeWork(self._pool, ingress, writer, Flights(), decoders, cancellations)
         self._runner = ChunkRunner(ledger, work.run, settings.chunk_slots)
@@ -79,7 +83,7 @@ class Service:
         state = WorkerState(
             self.worker_id, settings.chunk_slots, lambda: self._runner.free_slots, self._spaces.describe
         )
-        self._heartbeat = Heartbeat(database_url, state, settings.lease_seconds, cancellations.update)
+        self._heartbeat = Heartbeat(database_url, state, settings.lease_seconds, self._on_beat)
         self._watch = Loop("watch", self._look_after, settings.lease_seconds / 5)
         self._dispatcher = Dispatcher(
             database_url, self._broker, self.worker_id, settings.lease_seconds, settings.poll_seconds,
@@ -87,9 +91,8 @@ class Service:
         )  # fmt: skip
         self._watches = Watches(self._pool, lambda: self._dispatcher.leads)
         self._questions = Questions(self._pool, self._broker, lambda: self._dispatcher.leads)
-        self._app = make_app(
-            settings, redis_url, queues, self._on_chunks, self._calls.answer, Intake(self._pool).submit
-        )
+        self._intake = Intake(self._pool)
+        self._app = make_app(settings, redis_url, queues, self._on_chunks, self._calls.answer, self._on_submit)
         self._consumer = Consumer(self._app, queues)
         self._stopped = threading.Event()
         self._exit_code = BROKEN_EXIT_CODE  # until everything was handed back
@@ -154,8 +157,38 @@ class Service:
         self._pool.close(1.0)
         self._broker.close()
 
-    def _on_chunks(self, chunk_ids: list[int]) -> None:
-        """Hand a message over to the runner, or leave it to another worker."""
+    def _on_beat(self, cancelled: Sequence[int]) -> None:
+        """The ledger answers."""
+        self._cancellations.update(cancelled)
+        if self._consumer.go_on():
+            log.info("work_taken_again")
+
+    def _on_submit(self, message_id: str, arguments: Sequence[Any], request: dict[str, Any]) -> None:
+        try:
+            self._intake.submit(message_id, arguments, request)
+        except BaseException as error:
+            if is_outage(error):
+                self._hold(error)
+            raise
+
+    def _on_chunks(self, queue: str, chunk_ids: list[int]) -> None:
+        """Hand a message over to the runner. Without the ledger it goes back at once, for a worker that has one."""
+        try:
+            if self._heartbeat.missed:
+                raise psycopg.OperationalError("the heartbeat gets no answer")
+            self._hand_over(chunk_ids)
+        except BaseException as error:
+            if not is_outage(error):
+                raise
+            self._hold(error)
+            self._broker.push(queue, CHUNKS_TASK, [{"chunk_ids": chunk_ids}])  # what was claimed is not found again
+
+    def _hold(self, error: BaseException) -> None:
+        """Leave the messages to workers that reach the ledger, until a beat gets through."""
+        if self._consumer.hold():
+            log.warning("work_left_to_others", reason=f"Postgres cannot be reached: {error}".strip())
+
+    def _hand_over(self, chunk_ids: list[int]) -> None:
         by_space: dict[int, list[int]] = defaultdict(list)
         for waiting in self._ledger.waiting(chunk_ids):
             if (problem := waiting.problem) is not None:

@@ -56,6 +56,7 @@ def cut_off_from_postgres(stage: Stage) -> Report:
         until(lambda: job.progress().finished, 30)
     proxy.thaw()
     cut_off.wait_for("chunk_lost")
+    cut_off.wait_for("work_taken_again")
     assert other.terminate() == 0
     return stage.settle(job, stage.submit())  # the one that was cut off does this
 
@@ -63,12 +64,15 @@ def cut_off_from_postgres(stage: Stage) -> Report:
 @drill()
 def clocks_off(stage: Stage) -> Report:
     """One worker's clock is a minute ahead and another's a minute behind: leases are by the database's clock."""
+    for wrong in (60, -60):
+        alone = stage.worker(faults={CLOCK: wrong})
+        assert stage.encode_call("what time is it")
+        assert alone.terminate() == 0
     with stage.mid_batch(faults={CLOCK: 60}) as (_, ahead, job):
         stage.worker(faults={CLOCK: -60})
         hand = stage.in_hand(ahead)
         until(lambda: stage.done(job) > 0 or len(hand) == 300)
         assert set(hand) == set(stage.in_hand(ahead))  # nobody took what is not lost
-        assert stage.encode_call("what time is it")
         stage.fault()
         ahead.kill()
         stage.taken_over(hand, ahead, ELSEWHERE)

@@ -1,10 +1,10 @@
 """Measure every row of the table, each beside its baseline, and print ratios.
 
-    python -m benchmarks                     # all rows, under 15 minutes on two quiet cores
-    python -m benchmarks --short             # two rounds of next to nothing: shows that every row can be measured
-    python -m benchmarks --only bulk query   # some of them
-    python -m benchmarks --check             # exit with 1 where a target is missed
-    python -m benchmarks --json FILE --write-docs docs/benchmarks.md
+python -m benchmarks                     # all rows, under 15 minutes on two quiet cores
+python -m benchmarks --short             # two rounds of next to nothing: shows that every row can be measured
+python -m benchmarks --only bulk query   # some of them
+python -m benchmarks --check             # exit with 1 where a target is missed
+python -m benchmarks --json FILE --write-docs docs/benchmarks.md
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -20,7 +21,7 @@ import torch
 from psycopg.types.json import Jsonb
 
 from benchmarks.checkpoints import SMALL, VIT_B_32, VIT_L_14, Shape, build
-from benchmarks.ideal import IdealLoop
+from benchmarks.ideal import IdealLoop, decode
 from benchmarks.noop import NoopCaller
 from benchmarks.photos import write_photos
 from benchmarks.row import Scale
@@ -36,6 +37,8 @@ VIT = "vit"
 BUNDLED = "bundled"
 TABLE = "ideal"
 JOB_SECONDS = 600.0
+BATCH = 32
+"""Photographs of one forward of the worker."""
 
 
 class Arena:
@@ -105,14 +108,31 @@ class Arena:
         return name
 
     def loop(self, model: str) -> IdealLoop:
-        """The ideal loop of a model, with the batch size that is best here, and its table."""
+        """The ideal loop of a model on photographs."""
         if model not in self._loops:
-            loop = self._loops[model] = IdealLoop(self.encoder(model), self.services.database_url)
-            self._undo.callback(loop.close)
-            loop.tune(self.files)
-            self.connection.execute(f"create table {TABLE}_{model} (item_id bigint primary key, vec halfvec)")
-            loop.run(self.files[: 2 * loop.batch], f"{TABLE}_{model}")
+            encoder = self.encoder(model)
+            self._loops[model] = self.ideal(partial(decode, encoder), encoder.encode_images, self.files, model)
         return self._loops[model]
+
+    def ideal(
+        self,
+        prepare: Callable[[Any], Any],
+        encode: Callable[[Sequence[Any]], Any],
+        items: Sequence[Any],
+        name: str,
+        batch: int | None = None,
+    ) -> IdealLoop:
+        """An ideal loop and its table `ideal_<name>`, warmed up.
+
+        Args:
+            batch: items of one forward; None for the size that is best here.
+        """
+        loop = IdealLoop(prepare, encode, self.services.database_url)
+        self._undo.callback(loop.close)
+        loop.batch = batch or loop.best_size(items)
+        self.connection.execute(f"create table {TABLE}_{name} (item_id bigint primary key, vec halfvec)")
+        loop.run(items[: 2 * loop.batch], f"{TABLE}_{name}")
+        return loop
 
     def timed_job(self, submit: Callable[[], Job]) -> float:
         """Seconds of a job by the database's clock, from the moment its queue goes on to its end.
@@ -152,10 +172,23 @@ class Arena:
                 "PLAIN_DATABASE_URL": self.services.database_url,
                 "PLAIN_MODELS": json.dumps({model: self.source(model) for model in self.models}),
             }
-            command = [sys.executable, "-m", "celery", "-A", "benchmarks.plain_celery", "worker", "--loglevel", "warning"]
+            command = [
+                sys.executable,
+                "-m",
+                "celery",
+                "-A",
+                "benchmarks.plain_celery",
+                "worker",
+                "--loglevel",
+                "warning",
+            ]
             self._supervised("plain", [*command, "-Q", "ready", "-n", "plain@%h"], env)
             self._plain = PlainCelery(self.services.redis_url, self.connection)
         return self._plain
+
+    def batch_ms(self, model: str) -> tuple[float, int]:
+        """Milliseconds of one of the worker's bulk batches of photographs, and its size."""
+        return 1000 * self.loop(model).forward_seconds(self.files, BATCH), BATCH
 
     def worker_rss(self) -> int:
         """Bytes of memory that the worker holds now."""

@@ -47,7 +47,7 @@ def measure_model(arena: Arena, model: str) -> list[Row]:
             "calls": lambda _: call_all(arena, space, files),
         },
     )
-    gpu = loop.encoder.device != "cpu"
+    gpu = arena.encoder(model).device != "cpu"
     ideal = f"ideal loop, batches of {loop.batch}"
     name = NAMES[model]
     return [

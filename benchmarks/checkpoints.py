@@ -13,10 +13,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.utils import logging
 
 CONTEXT = 77
-WORDS = (
-    "a the red green blue small large photo of two three dogs cats shoes on in under table chair with left right woman man "
-    "street city night old new wooden shiny round square car tree house river mountain light dark snow rain summer"
-).split()
+WORDS = ["a", "the", "red", "green", "blue", "small", "large", "photo", "of", "two", "three", "dogs", "cats", "shoes",
+         "on", "in", "under", "table", "chair", "with", "left", "right", "woman", "man", "street", "city", "night", "old",
+         "new", "wooden", "shiny", "round", "square", "car", "tree", "house", "river", "mountain", "light"]  # fmt: skip
 """Each is one token."""
 
 

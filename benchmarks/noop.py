@@ -40,8 +40,7 @@ class NoopCaller:
         end = time.monotonic() + seconds
         while True:
             try:
-                self(1.0)
-                return
+                return self(1.0)
             except CallTimeout:
                 if time.monotonic() > end:
                     raise

@@ -85,7 +85,12 @@ def write_block(page: Path, name: str, lines: Sequence[str]) -> None:
 
 def markdown(content: dict[str, Any]) -> list[str]:
     """A run's document as lines of Markdown."""
-    lines = [machine_line(content), "", "| measure | beside | figure (min to max) | target | |", "|---|---|---|---|---|"]
+    lines = [
+        machine_line(content),
+        "",
+        "| measure | beside | figure (min to max) | target | |",
+        "|---|---|---|---|---|",
+    ]
     for given in content["rows"]:
         row = Row.from_dict(given)
         spread = f"**{figure(row, row.value)}** ({figure(row, min(row.values))} to {figure(row, max(row.values))})"

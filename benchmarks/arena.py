@@ -129,7 +129,7 @@ class Arena:
         """
         loop = IdealLoop(prepare, encode, self.services.database_url)
         self._undo.callback(loop.close)
-        loop.batch = batch or loop.best_size(items)
+        loop.batch = batch or loop.best_size(items, self.scale.batches)
         self.connection.execute(f"create table {TABLE}_{name} (item_id bigint primary key, vec halfvec)")
         loop.run(items[: 2 * loop.batch], f"{TABLE}_{name}")
         return loop

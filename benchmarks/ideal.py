@@ -22,8 +22,6 @@ from PIL import Image
 
 from models.encoder import Encoder
 
-SIZES = (4, 8, 16, 32, 64)
-"""Of a batch, the best of which is taken."""
 DECODERS = 2
 
 
@@ -63,9 +61,9 @@ class IdealLoop:
         self._decoders.shutdown()
         self._connection.close()
 
-    def best_size(self, items: Sequence[Any]) -> int:
-        """The batch size that takes least for an item, by the second-best of four forwards of each."""
-        return min(SIZES, key=lambda size: self.forward_seconds(items, size) / size)
+    def best_size(self, items: Sequence[Any], sizes: Sequence[int]) -> int:
+        """The batch size of several that takes least for an item, by the second-best of four forwards of each."""
+        return min(sizes, key=lambda size: self.forward_seconds(items, size) / size)
 
     def forward_seconds(self, items: Sequence[Any], size: int) -> float:
         """Seconds of a forward of so many items with nothing beside it."""

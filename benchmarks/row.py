@@ -26,6 +26,7 @@ class Scale:
         busy_calls: calls while bulk runs, all rounds together: a 99th percentile of fewer than 1,000 says little.
         rows: rows that are submitted, and persisted, in one round.
         stored: vectors that a search searches.
+        batches: sizes of a batch, the best of which the ideal loop takes.
     """
 
     rounds: int
@@ -36,10 +37,16 @@ class Scale:
     busy_calls: int
     rows: int
     stored: int
+    batches: tuple[int, ...]
 
 
-FULL = Scale(rounds=5, images=160, small=600, texts=1500, calls=60, busy_calls=1000, rows=100_000, stored=20_000)
-SHORT = Scale(rounds=2, images=12, small=24, texts=96, calls=6, busy_calls=16, rows=1000, stored=1500)
+FULL = Scale(
+    rounds=5, images=160, small=600, texts=1500, calls=60, busy_calls=1000, rows=100_000, stored=20_000,
+    batches=(4, 8, 16, 32, 64),
+)  # fmt: skip
+SHORT = Scale(
+    rounds=2, images=8, small=16, texts=64, calls=4, busy_calls=12, rows=1000, stored=1200, batches=(8,)
+)  # fmt: skip
 """Shows that every row can be measured, in a minute. Its figures are no measurement."""
 
 

@@ -120,7 +120,10 @@ def translated_errors(url: str | None = None) -> Iterator[None]:
     ) as error:  # fmt: skip
         raise ServiceMissing(f"{_schema_problem(url)} ({_line(error)})") from error
     except psycopg.errors.InsufficientPrivilege as error:
-        raise ServiceMissing(f"the database user lacks a right: {_line(error)}") from error
+        raise ServiceMissing(
+            f"the database user lacks a right: {_line(error)} (sightline_reader may search and look, "
+            "sightline_producer submit and ingest; the rest is the owner's, who migrates)"
+        ) from error
     except psycopg.errors.ReadOnlySqlTransaction as error:
         raise ServiceMissing(
             f"this Postgres takes no writes, a replica perhaps: {_line(error)}; use the primary's URL"

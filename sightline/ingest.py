@@ -105,22 +105,16 @@ class Ingest:
         self._job_id = row[0]
 
     def _add(self, cursor: Cursor[TupleRow], batch: list[Prepared]) -> None:
-        # Sorted, so that two ingests of the same files cannot wait for each other crosswise.
         blobs = {bytes.fromhex(p.spec["digest"]): p.blob for p in batch if p.blob is not None}
         if blobs:
-            known = cursor.execute(
-                "select digest from sightline.blob where digest = any(%s)", (list(blobs),)
-            ).fetchall()
-            new = sorted(blobs.keys() - {digest for (digest,) in known})
-            cursor.execute(
-                "insert into sightline.blob (digest, bytes) select * from unnest(%b::bytea[], %b::bytea[]) "
-                "on conflict do nothing",
-                (new, [blobs[digest] for digest in new]),
-            )
-        cursor.execute("select sightline.add_items(%s, %s)", (self._job_id, Jsonb([p.spec for p in batch])))
+            missing = cursor.execute("select sightline.missing_blobs(%b::bytea[])", (list(blobs),)).fetchall()
+            # Sorted, so that two ingests of the same files cannot wait for each other crosswise.
+            contents = [blobs[digest] for (digest,) in sorted(missing)]
+            cursor.execute("select sightline.add_blobs(%b::bytea[])", (contents,))
+        cursor.execute("select sightline.feed(%s, %s)", (self._job_id, Jsonb([p.spec for p in batch])))
 
     def _seal(self, cursor: Cursor[TupleRow], error: str | None = None) -> None:
-        cursor.execute("select sightline.seal_job(%s, %s)", (self._job_id, error))
+        cursor.execute("select sightline.end_feed(%s, %s)", (self._job_id, error))
 
     def _seal_broken(self, error: BaseException) -> None:
         """Close the stream after an error, if the database still answers; else the first error is the one to see."""
@@ -173,10 +167,8 @@ def _stored(
         return {}
     with tuple_cursor(database, connection) as cursor:
         rows = cursor.execute(
-            "select i.external_id, i.uri, i.source_tag, encode(i.digest, 'hex'), i.blob_digest is not null "
-            "from sightline.item i where i.external_id = any(%s) "
-            "and i.collection_id = (select c.collection_id from sightline.collection c where c.name = %s)",
-            (ids, collection),
+            "select external_id, uri, source_tag, digest, uploaded from sightline.stored_sources(%s, %s)",
+            (collection, ids),
         ).fetchall()
     return {external_id: Stored(*row) for external_id, *row in rows}
 

@@ -151,13 +151,19 @@ class Job:
         return True
 
     def failures(self, limit: int = 100) -> list[Failure]:
-        """The first failures of the job that were neither retried nor dismissed, oldest first."""
+        """The first failures of the job that were neither retried nor dismissed, oldest first.
+
+        Raises:
+            JobNotVisible: there is no such job, or its transaction has not committed.
+        """
         columns = ", ".join(Failure.__dataclass_fields__)
         with self._database.transaction() as connection, connection.cursor(row_factory=class_row(Failure)) as cursor:
-            return cursor.execute(
-                f"select {columns} from sightline.failed_items where job_id = %s order by failure_id limit %s",
-                (self.job_id, limit),
+            rows = cursor.execute(
+                f"select {columns} from sightline.failures_of(%s, %s) order by failure_id", (self.job_id, limit)
             ).fetchall()
+        if not rows:
+            self.progress()  # a job that cannot be seen has no failures either
+        return rows
 
     def notes(self, limit: int = 100) -> tuple[list[Note], int]:
         """The first remarks on items that this job stored, by external_id, and how many there are.
@@ -166,12 +172,7 @@ class Job:
         """
         with self._database.transaction() as connection:
             rows = connection.execute(
-                "select i.external_id, e.note, count(*) over () "
-                "from (select distinct c.space_id, unnest(c.item_ids) as item_id from sightline.chunk c "
-                "where c.job_id = %s) w "
-                "join sightline.embedding e on e.space_id = w.space_id and e.item_id = w.item_id "
-                "join sightline.item i on i.item_id = e.item_id "
-                "where e.note is not null and e.slot = 0 and e.generation = i.generation order by 1 limit %s",
+                "select external_id, note, total from sightline.notes_of(%s, %s) order by external_id",
                 (self.job_id, limit),
             ).fetchall()
         return [Note(external_id, note) for external_id, note, _ in rows], rows[0][2] if rows else 0
@@ -229,11 +230,7 @@ class Job:
             log.warning("the job's queue or collection is paused: sightline resume", job_id=self.job_id)
             return
         with self._database.transaction() as connection:
-            queues = connection.execute(
-                "select distinct c.queue from sightline.chunk c join sightline.queue_status q on q.queue = c.queue "
-                "where c.job_id = %s and c.state = 'queued' and q.workers = 0",
-                (self.job_id,),
-            ).fetchall()
+            queues = connection.execute("select sightline.unserved_queues_of(%s)", (self.job_id,)).fetchall()
         if queues:
             log.warning(
                 "no worker is serving a queue of this job", job_id=self.job_id, queues=[queue for (queue,) in queues]

@@ -78,13 +78,25 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def is_migrated(connection: Connection) -> bool:
-    """Whether the schema is the one that the other checks read."""
-    return difference(stored_revision(connection)) is None
+    """Whether the schema is the one that the other checks read, and whether they may."""
+    try:
+        return difference(stored_revision(connection)) is None
+    except psycopg.errors.InsufficientPrivilege:
+        return False  # check_schema says so
 
 
 def check_schema(connection: Connection) -> list[Check]:
     """The schema's revision."""
-    stored = stored_revision(connection)
+    try:
+        stored = stored_revision(connection)
+    except psycopg.errors.InsufficientPrivilege:
+        return [
+            fail(
+                "schema",
+                f"user {connection.info.user} may not read it, so the rest cannot be looked at",
+                "look as the owner, or as a user with the role sightline_reader",
+            )
+        ]
     problem = difference(stored)
     if problem is None:
         return [ok("schema", f"revision {stored}")]

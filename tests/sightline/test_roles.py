@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 import structlog
+from PIL import Image
 from psycopg import sql
+from pydantic import SecretStr
 
 from sightline.client import Sightline
+from sightline.doctor import examine
 from sightline.errors import RequestRefused, ServiceMissing
 from sightline.migrate import migrate
 from tests.conftest import make_database
@@ -117,7 +121,56 @@ def test_a_producer_submits_sees_its_own_jobs_and_does_nothing_else(login: Login
     executable = producer.execute(
         "select p.proname from pg_proc p where pronamespace = 'sightline'::regnamespace and has_function_privilege(p.oid, 'execute')"
     ).fetchall()
-    assert {name for (name,) in executable} == {"submit", "my_jobs", "my_failures", "progress_of"}
+    assert {name for (name,) in executable} == {
+        "submit", "my_jobs", "my_failures", "progress_of", "failures_of", "notes_of", "unserved_queues_of", "own_job",
+        "resolve_space", "open_job", "feed", "end_feed", "keep_open", "stored_sources", "missing_blobs", "add_blobs",
+    }  # fmt: skip
+
+
+def test_a_producer_of_python_ingests_files_and_reads_its_failures(
+    login: Login, logins: dict[str, str], database_url: str, client: Sightline, tmp_path: Path
+) -> None:
+    image = tmp_path / "dot.png"
+    Image.new("RGB", (8, 8), "red").save(image)
+    settings = client.settings.model_copy(update={"database_url": None, "redis_url": None})
+    with Sightline(as_login(database_url, logins["sightline_producer"]), settings=settings) as sl:
+        given = [image, tmp_path / "none.png", {"text": "a dot", "external_id": "t"}]
+        job = sl.ingest(given, collection="produced", root=tmp_path)
+        now = job.progress()
+        assert (now.submitted, now.failed, now.pending, now.sealed_at is not None) == (3, 1, 2, True)
+        assert [(f.external_id, f.error_class) for f in job.failures()] == [("none.png", "NotFound")]
+        assert job.notes() == ([], 0)
+        again = sl.ingest(given[:1], collection="produced", root=tmp_path)
+        assert again.progress().submitted == 1
+    with psycopg.connect(database_url) as owner:
+        stored = owner.execute(
+            "select b.bytes from sightline.item i join sightline.blob b on b.digest = i.blob_digest where i.external_id = 'dot.png'"
+        ).fetchall()
+    assert stored == [(image.read_bytes(),)]
+
+
+def test_a_producer_feeds_no_job_of_another_and_sees_none_of_its_failures(
+    login: Login, client: Sightline, tmp_path: Path
+) -> None:
+    theirs = client.ingest([tmp_path / "gone.png"], collection="theirs")
+    producer = login("sightline_producer")
+    for statement in ("feed(%s, '[]')", "end_feed(%s)"):
+        with pytest.raises(psycopg.errors.NoDataFound, match="of user app_producer"):
+            producer.execute(f"select sightline.{statement}", (theirs.job_id,))
+    assert producer.execute("select * from sightline.failures_of(%s, 10)", (theirs.job_id,)).fetchall() == []
+    assert len(theirs.failures()) == 1
+    reader = login("sightline_reader")
+    assert len(reader.execute("select * from sightline.failures_of(%s, 10)", (theirs.job_id,)).fetchall()) == 1
+
+
+def test_a_producer_who_waits_for_long_is_told_that_no_worker_serves_the_queue(
+    logins: dict[str, str], database_url: str, client: Sightline
+) -> None:
+    with Sightline(as_login(database_url, logins["sightline_producer"]), settings=client.settings) as sl:
+        job = sl.submit("encode", {}, collection="shop", items=[{"text": "patience"}])
+        with structlog.testing.capture_logs() as logs, pytest.raises(TimeoutError):
+            job.wait(timeout=10.5)
+    assert [entry["queues"] for entry in logs] == [["encode"]]
 
 
 def test_a_producer_of_python_submits_and_follows_its_job_and_no_other(
@@ -129,8 +182,9 @@ def test_a_producer_of_python_submits_and_follows_its_job_and_no_other(
         others = client.submit("encode", {}, collection="shop", items=[{"text": "grey"}])
         with pytest.raises(Exception, match="does not exist"):
             sl.job(others.job_id).progress()
-        with pytest.raises(ServiceMissing, match="lacks a right"):
-            sl.ingest([{"text": "x"}], collection="shop")
+        for refused in (lambda: sl.retry(job_id=job.job_id), sl.spaces, job.cancel):
+            with pytest.raises(ServiceMissing, match=r"lacks a right.*sightline_reader may search and look"):
+                refused()
         with pytest.raises(RequestRefused, match="was used for another request"):
             sl.submit("encode", {}, collection="shop", items=[{"text": "pink"}], idempotency_key="once")
     # The key of one role is none of another's.
@@ -194,3 +248,19 @@ def test_a_role_made_by_hand_gets_its_rights_from_the_next_migration(stack, data
         assert owner.execute(
             "select has_table_privilege('sightline_reader', 'sightline.item', 'select')"
         ).fetchone() == (True,)
+
+
+def test_the_doctor_of_a_user_without_rights_says_so_and_goes_on(
+    logins: dict[str, str], database_url: str, client: Sightline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sightline.doctor.machine.check_models", lambda *_: [])  # has tests of its own, and loads torch
+    found = {}
+    for role in ("sightline_producer", "sightline_reader"):
+        url = SecretStr(as_login(database_url, logins[role]))
+        settings = client.settings.model_copy(update={"database_url": url})
+        found[role] = {check.name: check for check in examine(settings)}
+    refused = found["sightline_producer"]["schema"]
+    assert refused.state == "fail"
+    assert "app_producer may not read it" in refused.found
+    assert found["sightline_reader"]["schema"].state == "ok"
+    assert "workers" in found["sightline_reader"]

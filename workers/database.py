@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
-from pgvector.psycopg import register_vector
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool
+
+from workers.columns import register
 
 Connection = psycopg.Connection[DictRow]
 Pool = ConnectionPool[Connection]
@@ -46,7 +47,7 @@ def open_pool(database_url: str, size: int) -> Pool:
         database_url,
         connection_class=psycopg.Connection[DictRow],
         kwargs=_OPTIONS,
-        configure=register_vector,
+        configure=register,
         check=check,
         min_size=1,
         max_size=size,

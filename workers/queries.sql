@@ -85,18 +85,15 @@ from given g join locked l on l.item_id = g.item_id where i.item_id = g.item_id
 
 -- name: lock_items
 -- Which items are still there; none of them is deleted before this transaction ends.
-select item_id, generation, digest from sightline.item where item_id = any (%(item_ids)s) order by item_id for key share
-
--- name: create_flush_table
-create temp table if not exists sightline_flush on commit delete rows as
-select item_id, generation, norm, modality, note, vec from sightline.embedding with no data
-
--- name: copy_vectors
-copy pg_temp.sightline_flush (item_id, generation, norm, modality, note, vec) from stdin (format binary)
+select item_id, generation, digest from sightline.item where item_id = any (%(item_ids)b::bigint[]) order by item_id for key share
 
 -- name: upsert_vectors
+-- Arrays in binary format, not COPY into a temporary table: making room in one and emptying it costs as much as the rows of a message.
 insert into sightline.embedding (space_id, item_id, slot, generation, norm, modality, note, vec)
-select %(space_id)s, f.item_id, 0, f.generation, f.norm, f.modality, f.note, f.vec from pg_temp.sightline_flush f order by f.item_id
+select %(space_id)s, f.item_id, 0, f.generation, f.norm, f.modality, f.note, f.vec
+from unnest(%(item_ids)b::bigint[], %(generations)b::int[], %(norms)b::real[], %(modalities)s::text[], %(notes)s::text[], %(vectors)b::halfvec[])
+  f(item_id, generation, norm, modality, note, vec)
+order by f.item_id
 on conflict (space_id, item_id, slot) do update set
   generation = excluded.generation, norm = excluded.norm, modality = excluded.modality, note = excluded.note,
   embedded_at = excluded.embedded_at, vec = excluded.vec

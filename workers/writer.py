@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import psycopg
 import structlog
-from pgvector import HalfVector
 
+from workers import metrics
+from workers.columns import Column
 from workers.database import Connection, Pool
 from workers.errors import ItemError
 from workers.ledger import MAX_ATTEMPTS, ClaimedChunk, Ledger
@@ -74,7 +75,7 @@ class _Flush:
 
 
 class Writer:
-    """Writes outcomes through COPY into a temporary table, and from there in order of the key. Safe in threads.
+    """Writes outcomes in order of the key, the vectors of a message in one statement. Safe in threads.
 
     Once `give_up` is set, what fails is not tried again.
     """
@@ -101,7 +102,8 @@ class Writer:
         Raises:
             psycopg.Error: the database did not take it after `FLUSH_TRIES` tries, or was away for `OUTAGE_SECONDS`.
         """
-        end = time.monotonic() + OUTAGE_SECONDS
+        began = time.monotonic()
+        end = began + OUTAGE_SECONDS
         tries = 0
         while True:
             try:
@@ -116,6 +118,8 @@ class Writer:
                     raise
                 log.warning("flush_again", tries=tries, error=f"{type(error).__name__}: {error}".strip())
                 self._give_up.wait(min(LONGEST_PAUSE, 0.1 * 2**tries) * random.uniform(0.5, 1.5))  # noqa: S311
+        metrics.PERSIST.observe(time.monotonic() - began)
+        metrics.PERSISTED.inc(sum(outcome.vector is not None for outcome in outcomes.values()))
         try:
             self._ledger.close_jobs(chunks)
         except psycopg.Error as error:
@@ -133,7 +137,7 @@ class Writer:
         wanted = sorted({item_id for chunk in mine for item_id in chunk.item_ids})
         known = [outcomes[item_id] for item_id in wanted if item_id in outcomes]
         _write_digests(connection, [outcome for outcome in known if outcome.learnt])
-        rows = connection.execute(query("lock_items"), {"item_ids": wanted}).fetchall()
+        rows = connection.execute(query("lock_items"), {"item_ids": Column(np.array(wanted))}).fetchall()
         present = {row["item_id"]: (row["generation"], row["digest"]) for row in rows}
         _write_vectors(connection, space_id, [outcome for outcome in known if outcome.item_id in present], present)
         flush = _sort_out(mine, {o.item_id: o for o in known if o.item_id in present}, cancelled)
@@ -199,22 +203,25 @@ def _write_digests(connection: Connection, outcomes: Sequence[Outcome]) -> None:
 def _write_vectors(
     connection: Connection, space_id: int, outcomes: Sequence[Outcome], present: Mapping[int, tuple[int, bytes | None]]
 ) -> None:
-    stored = [outcome for outcome in outcomes if outcome.vector is not None]
-    if not stored:
-        return
-    connection.execute(query("create_flush_table"))
-    with connection.cursor() as cursor, cursor.copy(query("copy_vectors")) as copy:
-        copy.set_types(["int8", "int4", "float4", "text", "text", "halfvec"])
-        for outcome in stored:
-            assert outcome.vector is not None
-            generation, digest = present[outcome.item_id]
-            if digest is None or digest != outcome.digest:
-                generation = outcome.generation  # of older content: must not pass for the present one
-            copy.write_row(
-                (outcome.item_id, generation, outcome.vector.norm, outcome.modality, outcome.vector.note,
-                 HalfVector(outcome.vector.values.astype(np.float16)))
-            )  # fmt: skip
-    connection.execute(query("upsert_vectors"), {"space_id": space_id})
+    stored = [(outcome, outcome.vector) for outcome in outcomes if outcome.vector is not None]
+    if stored:
+        notes = [vector.note for _, vector in stored]
+        columns = {
+            "item_ids": Column(np.array([outcome.item_id for outcome, _ in stored])),
+            "generations": Column(
+                np.array([_generation(outcome, *present[outcome.item_id]) for outcome, _ in stored], np.int32)
+            ),
+            "norms": Column(np.array([vector.norm for _, vector in stored], np.float32)),
+            "modalities": f"{{{','.join(outcome.modality for outcome, _ in stored)}}}",
+            "notes": notes if any(notes) else None,
+            "vectors": Column(np.stack([vector.values for _, vector in stored])),
+        }
+        connection.execute(query("upsert_vectors"), {"space_id": space_id} | columns)
+
+
+def _generation(outcome: Outcome, present: int, digest: bytes | None) -> int:
+    """That of the item now, unless the vector is of older content: it must not pass for the present one."""
+    return present if digest is not None and digest == outcome.digest else outcome.generation
 
 
 def _write_failures(connection: Connection, failures: Sequence[tuple[ClaimedChunk, Outcome]]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import psycopg
 import pytest
+from pgvector.psycopg import register_vector
 from psycopg.types.json import Jsonb
 
 from tests.models.tiny_checkpoints import DIM
@@ -100,6 +101,26 @@ def test_a_flush_stores_counts_and_closes(
     assert len(chunks) == 2
     assert writer.flush(space_id, chunks, done(connection, chunks)) == Counter(done=100)
     assert progress(connection, chunks[0].job_id) == ("done", 100, 100, 0, 0, 0)
+
+
+def test_vectors_are_stored_as_they_are(
+    connection: psycopg.Connection, ledger: Ledger, writer: Writer, space_id: int
+) -> None:
+    """Bit for bit in float16, each with its own norm, modality and note."""
+    chunks = claimed(connection, ledger, 3)
+    rows = np.random.default_rng(3).normal(size=(3, DIM)).astype(np.float32)
+    notes = [None, 'cut, "at" the {end}\\', "täglich"]
+    outcomes = done(connection, chunks)
+    for n, (item_id, outcome) in enumerate(sorted(outcomes.items())):
+        outcomes[item_id] = replace(outcome, vector=Vector(rows[n], 0.5 + n, notes[n]))
+    writer.flush(space_id, chunks, outcomes)
+    register_vector(connection)
+    found = connection.execute(
+        "select vec, norm, modality, note from sightline.embedding where item_id = any (%s) order by item_id",
+        (list(outcomes),),
+    ).fetchall()
+    assert [vec.to_list() for vec, *_ in found] == rows.astype(np.float16).tolist()
+    assert [rest for _, *rest in found] == [[0.5 + n, "text", note] for n, note in enumerate(notes)]
 
 
 def test_a_lost_lease_writes_nothing(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from sightline.broker import Broker
@@ -64,11 +63,11 @@ def main() -> None:
     def answer(request: dict[str, Any]) -> None:
         broker.answer(request["reply_key"], Nothing())
 
-    def refuse(_: str, __: Sequence[Any], ___: dict[str, Any]) -> None:
+    def refuse(*_: object) -> None:
         raise NotImplementedError("this worker does nothing")
 
     with stop_signals() as stop:
-        consumer = Consumer(make_app(settings, redis_url, [QUEUE], lambda _: None, answer, refuse), [QUEUE])
+        consumer = Consumer(make_app(settings, redis_url, [QUEUE], lambda *_: None, answer, refuse, refuse), [QUEUE])
         consumer.start(60.0)
         stop.wait()
         os._exit(0)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CHUNKS_TASK = "sightline.chunks"
 CALL_TASK = "sightline.call"
 SUBMIT_TASK = "sightline.submit"
+REFUSE_TASK = "sightline.refuse"
+"""Of our own transport: a message on queue `submit` that cannot be read, and why."""
 SUBMIT_QUEUE = "submit"
 """Where services of other languages send jobs (docs/enqueue.md): not used by this client, which writes the ledger."""
 REPLY_SECONDS = 60

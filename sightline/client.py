@@ -308,16 +308,21 @@ class Sightline:
         collection: str | None = None,
         error_class: str | None = None,
         failure_ids: Sequence[int] | None = None,
+        everything: bool = False,
     ) -> list[Retry]:
         """Do failed items again: a new job for each job that they failed in, which settles the failures.
 
         Args:
-            job_id: failures of this job only. Without any filter: all that are neither retried nor dismissed.
+            job_id: failures of this job only.
             collection: of this collection only.
             error_class: of this class only, such as "WorkerLost".
             failure_ids: of these only.
+            everything: all that are neither retried nor dismissed; then no filter is given.
+
+        Raises:
+            RequestRefused: neither a filter is given nor `everything`, or there is no such job or collection.
         """
-        return control.retry(self.database, FailureFilter(job_id, collection, error_class, failure_ids))
+        return control.retry(self.database, FailureFilter(job_id, collection, error_class, failure_ids, everything))
 
     def dismiss(
         self,
@@ -326,9 +331,10 @@ class Sightline:
         collection: str | None = None,
         error_class: str | None = None,
         failure_ids: Sequence[int] | None = None,
+        everything: bool = False,
     ) -> int:
         """Settle failures that nobody will mend, by the filters of `retry`; returns how many."""
-        return control.dismiss(self.database, FailureFilter(job_id, collection, error_class, failure_ids))
+        return control.dismiss(self.database, FailureFilter(job_id, collection, error_class, failure_ids, everything))
 
     def pause(self, *, queue: str | None = None, collection: str | None = None, reason: str | None = None) -> bool:
         """Start nothing more of a queue or collection; what runs is finished. Returns whether it was not paused."""

@@ -15,7 +15,7 @@ _HEAD = """# Configuration
 
 Every setting is an environment variable; client, CLI and worker read the same ones, once, at their start. DSNs are
 never printed but by `sightline dsn`. A value that cannot be used ends a command with exit code 3 and names the
-variable.
+variable. A variable `SIGHTLINE_...` that is no setting has no effect; `sightline` says so on stderr.
 
 This page is generated from the class `sightline.settings.Settings`.
 

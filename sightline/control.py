@@ -50,29 +50,33 @@ class Missing:
 
 @dataclass(frozen=True)
 class FailureFilter:
-    """Which failures are meant, among those that were neither retried nor dismissed. None admits all."""
+    """Which failures are meant, among those that were neither retried nor dismissed. None admits all.
+
+    At least one filter is given, or `everything`: SQL refuses it else.
+    """
 
     job_id: int | None = None
     collection: str | None = None
     error_class: str | None = None
     failure_ids: Sequence[int] | None = None
+    everything: bool = False
 
     @property
     def params(self) -> tuple[Any, ...]:
         """The arguments of the SQL functions."""
         ids = None if self.failure_ids is None else list(self.failure_ids)
-        return self.job_id, self.collection, self.error_class, ids
+        return self.job_id, self.collection, self.error_class, ids, self.everything
 
 
 def retry(database: Database, which: FailureFilter) -> list[Retry]:
     """Do failed items again, in a new job for each job that they failed in; the failures are settled by it."""
     with database.transaction() as connection, connection.cursor(row_factory=class_row(Retry)) as cursor:
-        return cursor.execute("select * from sightline.retry(%s, %s, %s, %s)", which.params).fetchall()
+        return cursor.execute("select * from sightline.retry(%s, %s, %s, %s, %s)", which.params).fetchall()
 
 
 def dismiss(database: Database, which: FailureFilter) -> int:
     """Settle failures that nobody will mend; returns how many. They stay rows of `sightline.failure`."""
-    return int(_call(database, "select sightline.dismiss(%s, %s, %s, %s)", *which.params))
+    return int(_call(database, "select sightline.dismiss(%s, %s, %s, %s, %s)", *which.params))
 
 
 def cancel(database: Database, job_id: int) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_OF_KUBERNETES = re.compile(r"_(SERVICE_HOST|(SERVICE_)?PORT(_\w+)?)$")
 
 
 class Settings(BaseSettings):
@@ -75,6 +80,22 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level of the log lines that are written."
     )
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """What is wrong with variables that look like settings and are none, a sentence each.
+
+    Kubernetes puts variables such as SIGHTLINE_SERVICE_HOST into every container beside a service named sightline.
+    """
+    sentences = []
+    for variable in sorted(environment):
+        prefix, name = variable[:10].upper(), variable[10:].lower()
+        if prefix != "SIGHTLINE_" or name in Settings.model_fields or _OF_KUBERNETES.search(variable):
+            continue
+        near = get_close_matches(name, Settings.model_fields, n=1, cutoff=0.7)
+        advice = f": did you mean SIGHTLINE_{near[0].upper()}?" if near else ""
+        sentences.append(f"{variable} is no setting and has no effect{advice}")
+    return sentences
 
 
 def libpq_url(url: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from sightline.client import Sightline
 from sightline.embedded.stack import EmbeddedStack
@@ -70,9 +71,7 @@ def redis_url(stack: EmbeddedStack) -> str:
 @pytest.fixture(scope="module")
 def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings whose Redis keys no other module uses."""
-    return Settings(
-        home=tmp_path_factory.mktemp("home"), key_prefix=f"{database_url.rsplit('/', 1)[1].split('?', maxsplit=1)[0]}:"
-    )
+    return Settings(home=tmp_path_factory.mktemp("home"), key_prefix=f"{conninfo_to_dict(database_url)['dbname']}:")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from celery import Celery, Task
 from celery.exceptions import Reject
 from kombu import Queue
 
-from sightline.broker import CALL_TASK, CHUNKS_TASK, SUBMIT_QUEUE, SUBMIT_TASK
+from sightline.broker import CALL_TASK, CHUNKS_TASK, REFUSE_TASK, SUBMIT_QUEUE, SUBMIT_TASK
 from sightline.settings import Settings
 from workers.runner import WAITERS
 
@@ -33,8 +33,9 @@ def make_app(
     on_chunks: Callable[[str, list[int]], object],
     on_call: Callable[[dict[str, Any]], object],
     on_submit: Callable[[str, Sequence[Any], dict[str, Any]], object],
+    on_refused: Callable[[str, str, str], object],
 ) -> Celery:
-    """A Celery application whose messages go to three handlers.
+    """A Celery application whose messages go to four handlers.
 
     Args:
         queues: of the ledger: `encode`, or `encode.<pool>`.
@@ -42,6 +43,8 @@ def make_app(
         on_call: takes the fields of a call and answers it.
         on_submit: takes the id, the positional and the named arguments of a message, and writes the ledger. When it
             raises, the message is delivered again.
+        on_refused: takes the id (empty: none), the text and the fault of a message on queue `submit` that cannot be
+            read; as on_submit.
     """
     app = Celery("sightline", broker=redis_url, set_as_current=False)
     app.conf.update(
@@ -91,18 +94,26 @@ def make_app(
     def call(**request: Any) -> None:
         _guarded(lambda: on_call(request), CALL_TASK)
 
-    # The one task that is acked late: until the ledger has the job, the message is all there is of it.
+    # These two are acked late: until the ledger has the job, or the refusal, the message is all there is of it.
     @app.task(name=SUBMIT_TASK, bind=True, ignore_result=True, acks_late=True, shared=False)
     def submit(self: Task[Any, Any], *arguments: Any, **request: Any) -> None:
-        try:
-            on_submit(str(self.request.id), arguments, request)
-        except BaseException as error:
-            log.warning("message_put_back", message_id=self.request.id, error=str(error) or type(error).__name__)
-            time.sleep(PUT_BACK_SECONDS)  # for it comes again at once
-            raise Reject(str(error), requeue=True) from error
+        _or_put_back(self, lambda: on_submit(str(self.request.id), arguments, request))
+
+    @app.task(name=REFUSE_TASK, bind=True, ignore_result=True, acks_late=True, shared=False)
+    def refuse(self: Task[Any, Any], known_as: str = "", request: str = "", reason: str = "", **_: Any) -> None:
+        _or_put_back(self, lambda: on_refused(str(known_as), str(request), str(reason)))
 
     app.finalize()
     return app
+
+
+def _or_put_back(task: Task[Any, Any], body: Callable[[], object]) -> None:
+    try:
+        body()
+    except BaseException as error:
+        log.warning("message_put_back", message_id=task.request.id, error=str(error) or type(error).__name__)
+        time.sleep(PUT_BACK_SECONDS)  # for it comes again at once
+        raise Reject(str(error), requeue=True) from error
 
 
 def _guarded(body: Callable[[], object], task: str) -> None:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import suppress
 from typing import Any
 
-from sightline.broker import envelope
+from sightline.broker import CALL_TASK, CHUNKS_TASK, REFUSE_TASK, SUBMIT_QUEUE, SUBMIT_TASK, envelope
+
+KEPT_CHARACTERS = 100_000
+"""Of a message that cannot be read."""
 
 
 class MalformedMessage(Exception):
@@ -29,6 +33,9 @@ def checked(raw: bytes, queue: str) -> bytes:
     for name, value in (("task", task), ("id", message_id)):
         if not isinstance(value, str) or not 0 < len(value) <= 255:
             raise MalformedMessage(f"headers.{name} must be a string of 1 to 255 characters, not {_shown(value)}")
+    known = (SUBMIT_TASK,) if queue == SUBMIT_QUEUE else (CHUNKS_TASK, CALL_TASK, SUBMIT_TASK)
+    if task not in (*known, REFUSE_TASK):
+        raise MalformedMessage(f"headers.task must be {' or '.join(known)} on queue {queue}, not {_shown(task)}")
     body = message.get("body")
     properties = message.get("properties")
     if isinstance(body, str):
@@ -37,6 +44,16 @@ def checked(raw: bytes, queue: str) -> bytes:
     if not isinstance(body, list) or len(body) != 3 or not isinstance(body[0], list) or not isinstance(body[1], dict):
         raise MalformedMessage(f"body must be [arguments, named arguments, {{}}] in JSON, not {_shown(body)}")
     return envelope(queue, str(task), body[1], args=body[0], message_id=str(message_id))
+
+
+def refused(raw: bytes, reason: str) -> bytes:
+    """The envelope that brings a message that `checked` refused to whoever keeps it: its id, its text, the reason."""
+    message_id = None
+    with suppress(MalformedMessage):
+        message_id = _object(_object(_json(raw, "it"), "it").get("headers"), "headers").get("id")
+    text = raw[: 4 * KEPT_CHARACTERS].decode(errors="replace").replace("\0", "\\0")[:KEPT_CHARACTERS]
+    known = {"known_as": message_id if isinstance(message_id, str) else "", "request": text, "reason": reason}
+    return envelope(SUBMIT_QUEUE, REFUSE_TASK, known)
 
 
 def _json(text: str | bytes, what: str) -> Any:

@@ -12,13 +12,13 @@ from sightline.contracts.problem import as_text
 from sightline.database import translated_errors
 from sightline.errors import ContractViolated, RequestRefused, UsageError
 from workers.database import Pool
+from workers.envelopes import KEPT_CHARACTERS
 from workers.queries import query
 
 log = structlog.get_logger(__name__)
 
 FIELDS = ("kind", "payload", "collection", "items", "lane", "run_at")
 """Of a message: the arguments of SQL's `submit`. The id of the message is the idempotency key."""
-KEPT_CHARACTERS = 100_000
 
 
 class Intake:
@@ -42,16 +42,20 @@ class Intake:
                 row = connection.execute(query("submit_message"), values | key).fetchone()
             log.info("message_submitted", message_id=message_id, job_id=row["job_id"] if row else None)
         except (ContractViolated, RequestRefused, UsageError) as error:
-            self._refuse(message_id, arguments, request, str(error))
+            text = json.dumps([list(arguments), request] if arguments else request)  # ASCII: nothing is refused again
+            self.refuse(message_id, text, str(error))
 
-    def _refuse(self, message_id: str, arguments: Sequence[Any], request: dict[str, Any], error: str) -> None:
+    def refuse(self, message_id: str, request: str, error: str) -> None:
+        """Keep what could not be submitted, with the reason, as a row of `refused_message`.
+
+        Raises:
+            ServiceMissing: the ledger cannot be reached, or does not take writes.
+        """
         log.warning("message_refused", message_id=message_id, error=error)
-        text = json.dumps([list(arguments), request] if arguments else request)  # ASCII: no character is refused again
-        values = {
-            "message_id": message_id[:200],
-            "request": text[:KEPT_CHARACTERS],
-            "error": error.replace("\0", "\\0"),
-        }
+        storable = [
+            str(text).replace("\0", "\\0").encode(errors="replace").decode() for text in (message_id, request, error)
+        ]
+        values = {"message_id": storable[0][:200], "request": storable[1][:KEPT_CHARACTERS], "error": storable[2]}
         with translated_errors(), self._pool.connection() as connection:
             connection.execute(query("refuse_message"), values)
 

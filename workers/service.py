@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -92,7 +92,9 @@ class Service:
         self._watches = Watches(self._pool, lambda: self._dispatcher.leads)
         self._questions = Questions(self._pool, self._broker, lambda: self._dispatcher.leads)
         self._intake = Intake(self._pool)
-        self._app = make_app(settings, redis_url, queues, self._on_chunks, self._calls.answer, self._on_submit)
+        self._app = make_app(
+            settings, redis_url, queues, self._on_chunks, self._calls.answer, self._on_submit, self._on_refused
+        )
         self._consumer = Consumer(self._app, queues)
         self._stopped = threading.Event()
         self._exit_code = BROKEN_EXIT_CODE  # until everything was handed back
@@ -164,8 +166,14 @@ class Service:
             log.info("work_taken_again")
 
     def _on_submit(self, message_id: str, arguments: Sequence[Any], request: dict[str, Any]) -> None:
+        self._or_hold(lambda: self._intake.submit(message_id, arguments, request))
+
+    def _on_refused(self, message_id: str, request: str, reason: str) -> None:
+        self._or_hold(lambda: self._intake.refuse(message_id, request, reason))
+
+    def _or_hold(self, body: Callable[[], object]) -> None:
         try:
-            self._intake.submit(message_id, arguments, request)
+            body()
         except BaseException as error:
             if is_outage(error):
                 self._hold(error)

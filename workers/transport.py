@@ -10,7 +10,8 @@ import structlog
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
-from workers.envelopes import MalformedMessage, checked
+from sightline.broker import SUBMIT_QUEUE
+from workers.envelopes import MalformedMessage, checked, refused
 
 log = structlog.get_logger(__name__)
 
@@ -19,7 +20,7 @@ class CheckedClient(kombu_redis.PrefixedStrictRedis):
     """A Redis client whose BRPOP answers with well-formed envelopes only."""
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
-        """A malformed message is logged and dropped, as if none had come."""
+        """A malformed message is logged, and dropped as if none had come; of queue `submit` the ledger keeps it."""
         answer = super().parse_response(connection, command_name, **options)
         if command_name != "BRPOP" or not answer:
             return answer
@@ -27,9 +28,10 @@ class CheckedClient(kombu_redis.PrefixedStrictRedis):
         try:
             return key, checked(raw, key.decode())
         except MalformedMessage as error:
-            seen = raw[:200].decode(errors="replace")
-            log.warning("message_malformed", queue=key.decode(), reason=str(error), message=seen, then="dropped")
-            return None
+            queue, seen = key.decode(), raw[:200].decode(errors="replace")
+            then = "kept in refused_message" if queue == SUBMIT_QUEUE else "dropped"
+            log.warning("message_malformed", queue=queue, reason=str(error), message=seen, then=then)
+            return (key, refused(raw, str(error))) if queue == SUBMIT_QUEUE else None
 
 
 class KeptMessages(kombu_redis.QoS):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from sightline import __version__
 from sightline.cli import (
     control,
     convert,
@@ -25,6 +28,8 @@ from sightline.cli import (
 )
 from sightline.cli.pipe import piped_output
 from sightline.errors import ServiceMissing, SightlineError
+from sightline.revision import newest_revision
+from sightline.settings import unknown_variables
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,6 +42,26 @@ app = typer.Typer(
 )
 for module in (stack, demo, ingest, search, spaces, convert, transfer, ledger, control, status, doctor, evaluate):
     module.register(app)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sightline {__version__}, schema revision {newest_revision()}")
+        raise typer.Exit
+
+
+@app.callback()
+def before_all(
+    version: Annotated[  # noqa: ARG001 - its callback acts
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_say_version, help="Print the version and the schema that it needs."
+        ),
+    ] = False,
+) -> None:
+    """What holds for all commands."""
+    for sentence in unknown_variables(os.environ):
+        typer.echo(f"sightline: {sentence}", err=True)
 
 
 def main() -> None:

@@ -211,8 +211,8 @@ def reconcile(space: SpaceOption = "current", collection: CollectionOption = Non
 def _which(
     job: int | None, collection: str | None, error_class: str | None, failure_ids: list[int] | None, *, everything: bool
 ) -> FailureFilter:
-    which = FailureFilter(job, collection, error_class, failure_ids or None)
-    if (which == FailureFilter()) != everything:
+    which = FailureFilter(job, collection, error_class, failure_ids or None, everything)
+    if (which == FailureFilter(everything=everything)) != everything:
         raise UsageError("say which failures: --job, --collection, --class or --id; or --all alone")
     return which
 

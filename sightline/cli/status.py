@@ -19,15 +19,20 @@ LOST_SECONDS = 30
 """After this silence a worker does not count in `queue_status` either."""
 
 
+BROKEN_WATCHES = ["table is gone", "triggers are missing or disabled: watch it again", "failing"]
+"""States of the view `watched_tables` that do not mend themselves."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(status)
 
 
 def status(as_json: JsonOption = False) -> None:
-    """Show workers, queues, pauses, rate limits, and how many items each space lacks.
+    """Show workers, queues, pauses, rate limits, how many items each space lacks, and what nobody was told.
 
-    Counts that take over 2 s are left out.
+    That is: watched tables that are not followed any more, and messages that could not be submitted. Counts that take
+    over 2 s are left out.
 
     Example: sightline status
     """
@@ -51,11 +56,18 @@ def status(as_json: JsonOption = False) -> None:
             "select coalesce(sum(jobs), 0) as jobs, coalesce(sum(items), 0) as items, max(forgotten_on) as last_on "
             "from sightline.forgotten",
         )
+        watches = _rows(
+            client, "select source, collection, state, last_error from sightline.watched_tables where state = any (%s)",
+            BROKEN_WATCHES,
+        )  # fmt: skip
+        (refused,) = _rows(
+            client, "select count(*) as messages, max(received_at) as last_at from sightline.refused_message"
+        )
         spaces = [_space(client, row) for row in _rows(client, "select space_id, name from sightline.space order by 2")]
     if as_json:
         print_json(
             {"workers": workers, "queues": queues, "pauses": pauses, "rate_limits": limits, "spaces": spaces,
-             "forgotten": forgotten}
+             "forgotten": forgotten, "broken_watches": watches, "refused_messages": refused}
         )  # fmt: skip
         return
     _print_workers(workers)
@@ -73,6 +85,18 @@ def status(as_json: JsonOption = False) -> None:
         [(s["space"], _about(s["vectors"], exact=s["exact"]), _about(s["missing"], exact=True)) for s in spaces],
         empty="no spaces: sightline space create",
     )
+    for watch in watches:
+        err.print(
+            f"table {watch['source']} is not followed by collection {watch['collection']}: "
+            f"{watch['last_error'] if watch['state'] == 'failing' else watch['state']}",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+    if refused["messages"]:
+        err.print(
+            f"{refused['messages']:,} messages could not be submitted, the last at "
+            f"{refused['last_at']:%Y-%m-%d %H:%M:%S}: sightline.refused_message says why",
+            soft_wrap=True,
+        )
     if forgotten["jobs"]:
         out.print(
             f"{forgotten['jobs']:,} finished jobs with {forgotten['items']:,} items were forgotten, the last on "

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from sightline.settings import Settings
+from sightline.settings import Settings, unknown_variables
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 
@@ -35,3 +35,23 @@ def test_a_limit_of_nothing_is_refused(name: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(f"SIGHTLINE_{name}", "0")
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        (
+            "SIGHTLINE_CHUNK_SLOT",
+            ["SIGHTLINE_CHUNK_SLOT is no setting and has no effect: did you mean SIGHTLINE_CHUNK_SLOTS?"],
+        ),
+        ("SIGHTLINE_COLOUR", ["SIGHTLINE_COLOUR is no setting and has no effect"]),
+        ("sightline_lease_seconds", []),
+        ("SIGHTLINE_REDIS_URL", []),
+        ("SIGHTLINE_PORT_5432_TCP_ADDR", []),
+        ("SIGHTLINE_SERVICE_HOST", []),
+        ("SIGHTLINE_SERVICE_PORT_HTTP", []),
+        ("PATH", []),
+    ],
+)
+def test_a_misspelt_variable_is_said_and_those_of_kubernetes_are_not(variable: str, said: list[str]) -> None:
+    assert unknown_variables({variable: "1"}) == said

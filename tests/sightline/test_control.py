@@ -277,11 +277,29 @@ def test_filters_choose_the_failures(connection: psycopg.Connection, client: Sig
     assert client.dismiss(failure_ids=[one]) == 1
     assert failed(connection) == [(jobs[0], "X"), (jobs[2], "Y"), (jobs[2], "Y")]
     assert client.dismiss(error_class="Z") == 0
-    assert [(r.retry_of, r.items) for r in client.retry()] == [(jobs[0], 1), (jobs[2], 2)]
+    assert [(r.retry_of, r.items) for r in client.retry(everything=True)] == [(jobs[0], 1), (jobs[2], 2)]
+    assert connection.execute("select sightline.dismiss(everything => true)").fetchone() == (0,)
     with pytest.raises(RequestRefused, match='there is no collection "nope"'):
         client.retry(collection="nope")
     with pytest.raises(RequestRefused, match="there is no job 999999"):
         client.dismiss(job_id=999999)
+
+
+@pytest.mark.parametrize("verb", ["retry", "dismiss"])
+def test_a_filter_that_came_out_empty_means_no_failure_at_all(
+    connection: psycopg.Connection, client: Sightline, verb: str
+) -> None:
+    job = submit(connection, 2)
+    fail(connection, job)
+    with pytest.raises(RequestRefused, match="say which failures"):
+        getattr(client, verb)()
+    with pytest.raises(RequestRefused, match="goes with no filter"):
+        getattr(client, verb)(job_id=job, everything=True)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="say which failures"):
+        connection.execute(
+            f"select sightline.{verb}(job_id => (select job_id from sightline.job where kind = 'no such kind'))"
+        )
+    assert len(failed(connection)) == 2
 
 
 def test_dismissed_failures_stay_rows_and_stay_counted(connection: psycopg.Connection, client: Sightline) -> None:
@@ -319,7 +337,7 @@ def test_an_item_that_failed_in_two_jobs_is_done_once(connection: psycopg.Connec
     ids = [row[0] for row in connection.execute("select item_id from sightline.item").fetchall()]
     second = client.submit("encode", {}, items=ids).job_id
     fail(connection, second)
-    (made,) = client.retry()
+    (made,) = client.retry(everything=True)
     assert (made.retry_of, made.items) == (second, 2)
     assert failed(connection) == []
 
@@ -329,7 +347,7 @@ def test_two_retries_at_once_make_one_job(connection: psycopg.Connection, databa
 
     def run(_: int) -> list[int]:
         with psycopg.connect(database_url) as own:
-            return [row[1] for row in own.execute("select * from sightline.retry()").fetchall()]
+            return [row[1] for row in own.execute("select * from sightline.retry(everything => true)").fetchall()]
 
     with ThreadPoolExecutor(4) as threads:
         made = [job for jobs in threads.map(run, range(4)) for job in jobs]
@@ -343,7 +361,7 @@ def test_a_retry_in_a_transaction_that_is_rolled_back_never_was(
     job = submit(connection, 1)
     fail(connection, job)
     with psycopg.connect(database_url) as own:
-        own.execute("select * from sightline.retry()").fetchall()
+        own.execute("select * from sightline.retry(everything => true)").fetchall()
         own.rollback()
     assert failed(connection) == [(job, "Broken")]
     assert connection.execute("select count(*) from sightline.job").fetchone() == (1,)

@@ -18,7 +18,7 @@ def test_a_consumer_on_hold_leaves_the_work_and_answers_calls(
     calls: list[dict[str, Any]] = []
     queues = ["held", "held.gpu"]
     app = make_app(settings, redis_url, queues, lambda queue, ids: chunks.append((queue, ids)), calls.append,
-                   lambda *_: None)  # fmt: skip
+                   lambda *_: None, lambda *_: None)  # fmt: skip
     consumer = Consumer(app, queues)
     assert consumer.start(20)
 

@@ -226,7 +226,7 @@ def test_a_message_by_redis_cli_becomes_one_job_however_often_it_comes(
         "select count(*) from sightline.job where idempotency_key like 'message:%'"
     ).fetchone() == (1,)
     until(lambda: redis_cli(redis_url, "LLEN", f"{broker.key_prefix}{SUBMIT_QUEUE}") == "0")
-    assert not broker.redis.zcard(f"{broker.key_prefix}unacked_index")  # acked
+    until(lambda: not broker.redis.zcard(f"{broker.key_prefix}unacked_index"))  # acked
 
 
 @pytest.mark.parametrize(
@@ -259,6 +259,41 @@ def test_a_bad_message_is_a_row_that_says_why(
     )
     assert error in said
     assert "golden" in request
+
+
+@pytest.mark.parametrize(
+    ("raw", "message_id", "error"),
+    [
+        (b"submit this, please \xff \0", "", "it is not JSON: "),
+        (b'{"kind": "encode", "collection": "golden"}', "", "headers must be an object, not missing"),
+        (
+            envelope(SUBMIT_QUEUE, "sightline.sumbit", {}, message_id="t1"),
+            "t1",
+            "headers.task must be sightline.submit",
+        ),
+        (
+            envelope(SUBMIT_QUEUE, SUBMIT_TASK, {}, message_id="t2").replace(b"base64", b"base46"),
+            "t2",
+            "body is not JSON",
+        ),
+    ],
+    ids=["no JSON", "no envelope", "another task", "body"],
+)
+def test_what_is_no_message_at_all_is_a_row_too(
+    connection: psycopg.Connection, broker: Broker, worker: WorkerProcess, raw: bytes, message_id: str, error: str
+) -> None:
+    """Whoever sends it has the door to the ledger, and none to a worker's log."""
+    before = connection.execute("select clock_timestamp()").fetchone()
+    broker.redis.lpush(f"{broker.key_prefix}{SUBMIT_QUEUE}", raw)
+    kept = until(
+        lambda: connection.execute(
+            "select message_id, request, error from sightline.refused_message where received_at > %s", before
+        ).fetchone()
+    )
+    assert kept[0] == message_id
+    assert kept[1] == raw.decode(errors="replace").replace("\0", "\\0")
+    assert kept[2].startswith(error)
+    until(lambda: not broker.redis.zcard(f"{broker.key_prefix}unacked_index"))  # acked
 
 
 def test_the_same_id_with_another_payload_is_refused(

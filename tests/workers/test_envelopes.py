@@ -37,6 +37,9 @@ MALFORMED = {
     changed(headers={"task": CHUNKS_TASK}): "headers.id must be a string of 1 to 255 characters, not missing",
     changed(headers={"id": "7"}): "headers.task must be a string of 1 to 255 characters, not missing",
     changed(headers={"task": 7, "id": "7"}): "headers.task must be a string of 1 to 255 characters, not 7",
+    changed(
+        headers={"task": "sightline.chucks", "id": "7"}
+    ): "headers.task must be sightline.chunks or sightline.call or ",
     without("body"): "body must be [arguments, named arguments, {}] in JSON, not missing",
     changed(body=encoded([[], {}])): "body must be [arguments, named arguments, {}] in JSON, not [[], {}]",
     changed(body="no base64!"): "body is not base64: ",
@@ -82,7 +85,7 @@ def test_a_worker_drops_malformed_messages_and_serves_the_next(broker: Broker, w
     pushed = [*MALFORMED, unknown, *wrong]
     broker.redis.lpush(f"{broker.key_prefix}encode", *pushed)
     broker.redis.lpush(f"{broker.key_prefix}encode.interactive", *MALFORMED)
-    until(lambda: len(worker.events("message_malformed")) == 2 * len(MALFORMED))
+    until(lambda: len(worker.events("message_malformed")) == 2 * len(MALFORMED) + 1)
     assert worker.events("message_malformed")[-1]["reason"]
     assert "vectors" in raw_call(broker)
     until(lambda: broker.waiting("encode") == 0)

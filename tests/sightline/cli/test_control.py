@@ -110,6 +110,23 @@ def test_status_says_which_spaces_a_worker_refuses(given: Cli, connection: psyco
     assert "w refuses space big: its passport differs (dim)" in ended.err
 
 
+def test_status_says_what_nobody_was_told(given: Cli, connection: psycopg.Connection) -> None:
+    connection.execute("create table gone (id int primary key, body text)")
+    connection.execute("create table fine (id int primary key, body text)")
+    connection.execute("select sightline.watch('gone', 'id', 'body', 'g'), sightline.watch('fine', 'id', 'body', 'f')")
+    connection.execute("drop table gone")
+    connection.execute(
+        "insert into sightline.refused_message (message_id, request, error) values ('m1', '{}', 'e'), ('m2', '{}', 'e')"
+    )
+    ended = given("status")
+    assert "table gone is not followed by collection g: table is gone" in ended.err
+    assert "fine" not in ended.err
+    assert "2 messages could not be submitted" in ended.err
+    data = given("status", "--json").data
+    assert [watch["source"] for watch in data["broken_watches"]] == ["gone"]
+    assert data["refused_messages"]["messages"] == 2
+
+
 def test_status_does_not_count_for_ever(
     given: Cli, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

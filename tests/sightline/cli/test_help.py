@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import typer
 
+from sightline import __version__
 from sightline.cli import app
 from sightline.cli.reference import commands, example
+from sightline.revision import newest_revision
+from tests.sightline.cli.conftest import Cli
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "cli.md"
 COMMANDS = dict(commands())
@@ -38,6 +41,11 @@ DESIGNED = [
     "dsn",
     "export",
 ]
+
+
+def test_the_version_names_the_schema_that_it_needs(cli: Cli) -> None:
+    ended = cli("--version")
+    assert (ended.code, ended.out) == (0, f"sightline {__version__}, schema revision {newest_revision()}\n")
 
 
 def test_the_commands_of_the_design_are_there() -> None:

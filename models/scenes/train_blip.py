@@ -3,16 +3,22 @@
 First the tower and the detector, from what lies in each grid cell and where; the tower's layers start from a trained
 dual encoder's. Then, over the finished tower, the two text models. There the truth teaches attention where to look
 (``pointing``) and marked words what to know; true or false, and the next word, are the losses of what is shipped.
+
+Last come waves: the rate rises once more, to a third, and falls, several times. What is written is the mean of the
+weights at the end of each fall (stochastic weight averaging: Izmailov et al. 2018, arXiv 1803.05407).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from .blip import Blip, save_blip, start_from_encoder
 from .blip_data import BlipBatches, BlipRecipe
@@ -34,11 +40,15 @@ WEIGHTS: dict[str, float] = {
     "look word": 0.3, "look noun": 0.3, "look adjective": 0.2, "look link": 0.3, "look false": 0.2,
 }  # fmt: skip
 """What each loss of ``blip_losses`` counts."""
+WAVE_HEIGHT = 0.35
+"""Of a wave's rate, against the peak rate."""
 
 
 def blip_plan(plan: Plan) -> Plan:
     """The plan with what is particular to this model."""
-    return replace(plan, batch=64, first_share=0.3, second_share=0.36, warm_steps=50, gallery=250)
+    return replace(
+        plan, batch=64, first_share=0.23, second_share=0.27, third_share=0.77, waves=3, warm_steps=50, gallery=250
+    )
 
 
 class BlipTrainer(Trainer):
@@ -48,6 +58,7 @@ class BlipTrainer(Trainer):
     heads: BlipHeads
     matching: Attention
     writing: Attention
+    mean: AveragedModel
 
     def __init__(
         self, out: Path, plan: Plan, device: str = "cpu", team: Team | None = None, start: Path | None = None
@@ -55,12 +66,14 @@ class BlipTrainer(Trainer):
         self.start = start
         self._first_text: int | None = None
         super().__init__(out, plan, device, team)
+        self.networks["mean"] = self.mean.to(self.device)
 
     def build(self) -> tuple[Blip, BlipHeads]:
         """The untrained models, over a tower that has seen scenes if there is one to start from."""
         self.model = Blip(self.plan.seed)
         if self.start is not None:
             start_from_encoder(self.model, self.start)
+        self.mean = AveragedModel(self.model)
         config = self.model.config
         self.heads = BlipHeads(config.text_config.hidden_size, config.vision_config.hidden_size)
         many = config.text_config.num_attention_heads
@@ -83,13 +96,34 @@ class BlipTrainer(Trainer):
         return BlipBatches(recipes[phase], self.first_scene)
 
     def warmth(self) -> float:
-        """A warm-up and a cosine for the image, and another for the texts."""
-        share, step = self.plan.first_share, self.state.step
+        """A warm-up and a cosine for the image, another for the texts, and lower ones for the waves."""
+        plan, step = self.plan, self.state.step
         if self.phase == "image":
-            return self.rise_and_fall(step, self.done / share)
+            return self.rise_and_fall(step, self.done / plan.first_share)
         if self._first_text is None:
             self._first_text = step
-        return self.rise_and_fall(step - self._first_text, (self.done - share) / (1 - share))
+        if not self.falls:
+            done = (self.done - plan.first_share) / (plan.third_share - plan.first_share)
+            return self.rise_and_fall(step - self._first_text, done)
+        return WAVE_HEIGHT * self.rise_and_fall(step, self._waves % 1.0)
+
+    @property
+    def _waves(self) -> float:
+        """How many waves have passed; negative before the first."""
+        plan = self.plan
+        return (self.done - plan.third_share) / (1 - plan.third_share) * plan.waves if plan.waves else self.done - 1
+
+    @property
+    def falls(self) -> int:
+        """How often the rate has come down to zero by now: before the waves, and with each of them."""
+        return max(0, math.floor(self._waves) + 1)
+
+    def _step(self, batches: Iterator[Batch], phase: Phase) -> float:
+        before = self.falls
+        loss = super()._step(batches, phase)
+        if self.falls > before:
+            self.mean.update_parameters(self.model)
+        return loss
 
     def loss(self, batch: Batch, phase: Phase) -> Tensor:
         """The weighted sum of a phase's losses: those of the image, or those of the texts."""
@@ -137,5 +171,7 @@ class BlipTrainer(Trainer):
         return (scores[0] > scores[1]).float().mean().item()
 
     def save_model(self, folder: Path) -> None:
-        """Write the checkpoint in BLIP format."""
-        save_blip(self.model, folder)
+        """Write the checkpoint in BLIP format: the mean, once there is one."""
+        best = self.mean.module if self.mean.n_averaged else self.model
+        assert isinstance(best, Blip)
+        save_blip(best, folder)

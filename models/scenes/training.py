@@ -33,7 +33,8 @@ class Plan:
     """How long and how fast to train. The budget is ``minutes`` of wall clock, or ``steps`` where that is given.
 
     ``first_share`` of it goes to the image tower alone, and the part up to ``second_share`` to an easier task where the
-    model has one; ``rate`` and ``muon`` are the optimizers' peak rates;
+    model has one; what is left after ``third_share`` is cut into ``waves`` of a lower rate, where a model knows them;
+    ``rate`` and ``muon`` are the optimizers' peak rates;
     every ``every_minutes`` the model is tried on ``gallery`` validation scenes and saved.
     """
 
@@ -43,6 +44,8 @@ class Plan:
     batch: int = 256
     first_share: float = 0.25
     second_share: float = 0.25
+    third_share: float = 1.0
+    waves: int = 0
     rate: float = 1.2e-3
     muon: float = 0.02
     warm_steps: int = 200

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from models.scenes.blip import UNTRAINED, Blip, save_blip, start_from_encoder
@@ -16,7 +19,7 @@ from models.scenes.render import render_array
 from models.scenes.sample import sample_scene
 from models.scenes.train import SHIPPED
 from models.scenes.train_blip import BlipTrainer
-from models.scenes.training import Plan
+from models.scenes.training import Batch, Phase, Plan
 
 
 def plan(steps: int) -> Plan:
@@ -42,6 +45,37 @@ def test_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         assert second.state.step == 2
         assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
         assert len(second.run(progress)) == 1
+
+
+class Watched(BlipTrainer):
+    """Keeps a weight at each moment when the rate has come down."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(out, replace(plan(8), second_share=0.2, third_share=0.5, waves=2), start=SHIPPED)
+        self.seen: list[torch.Tensor] = []
+
+    def _step(self, batches: Iterator[Batch], phase: Phase) -> float:
+        before = self.falls
+        loss = super()._step(batches, phase)
+        if self.falls > before:
+            self.seen.append(self.model.state_dict()[ONE].clone())
+        return loss
+
+
+ONE = "text_decoder.bert.encoder.layer.0.attention.self.query.weight"
+
+
+def test_what_is_written_is_the_mean_of_the_moments_when_the_rate_has_come_down(tmp_path: Path) -> None:
+    trainer = Watched(tmp_path)
+    with Progress(disable=True) as progress:
+        trainer.run(progress)
+    assert len(trainer.seen) == 3
+    assert not torch.equal(trainer.seen[0], trainer.seen[2])
+    written = load_file(tmp_path / "model" / "model.safetensors")[ONE]
+    assert torch.allclose(written.float(), torch.stack(trainer.seen).mean(0), atol=1e-3)
+    again = Watched(tmp_path)
+    again.resume()
+    assert again.mean.n_averaged == 3
 
 
 def test_batches_are_the_same_in_every_run_and_hold_both_answers() -> None:

@@ -20,7 +20,7 @@ from benchmarks.arena import open_arena
 from benchmarks.report import document, machine, markdown, print_table, write_block, write_json
 from benchmarks.row import FULL, SHORT, Row
 
-GROUPS = ("bulk", "query", "busy", "texts", "submit")
+GROUPS = ("bulk", "gpu", "query", "busy", "texts", "persisting", "submit")
 """Modules of this package, each with `measure(arena) -> list[Row]`."""
 
 

@@ -32,7 +32,7 @@ def measure(arena: Arena) -> list[Row]:
 
 def measure_model(arena: Arena, model: str) -> list[Row]:
     """Bulk, plain Celery and concurrent calls of one model, in the same rounds."""
-    files = arena.files[: arena.scale.small if model == BUNDLED else arena.scale.images]
+    files = arena.photographs(model)
     loop, plain = arena.loop(model), arena.plain_celery()
     serve(arena, model, files[: max(4, len(files) // 5)])  # loads the model and warms it up
     plain.run(model, files[:4])

@@ -80,7 +80,7 @@ def _bulk(arena: Arena) -> Iterator[Callable[[], int]]:
     """Keep the worker busy with photographs; yields a function that says how many are encoded."""
     stop, running = threading.Event(), threading.Event()
     jobs: list[Job] = []
-    files = arena.files[: arena.scale.images]
+    files = arena.photographs(VIT)
 
     def feed() -> None:
         while not stop.is_set():

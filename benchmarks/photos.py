@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +23,18 @@ def photo(seed: int) -> bytes:
 
 
 def write_photos(folder: Path, count: int) -> list[Path]:
-    """Files of `count` photographs."""
+    """Files of `count` photographs; those beyond the first thousand differ by a comment only."""
     folder.mkdir(parents=True)
+    originals = [photo(n) for n in range(min(count, 1000))]
     files = [folder / f"{n:05}.jpg" for n in range(count)]
-    for n, file in enumerate(files):
-        file.write_bytes(photo(n))
+    for file, content in zip(files, copies(originals, 0, count), strict=True):
+        file.write_bytes(content)
     return files
 
 
-def copies(originals: list[bytes], count: int) -> list[bytes]:
-    """JPEGs of `count` different contents at the cost of a copy: each has a comment of its own."""
-    made = []
-    for n in range(count):
+def copies(originals: Sequence[bytes], first: int, count: int) -> Iterator[bytes]:
+    """JPEGs of different contents, by number, at the cost of a copy: each has a comment of its own."""
+    for n in range(first, first + count):
         comment = b"%d" % n
-        segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
         original = originals[n % len(originals)]
-        made.append(original[:2] + segment + original[2:])
-    return made
+        yield original[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + original[2:]

@@ -9,15 +9,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from benchmarks import gpu, recall
+from benchmarks.checkpoints import VIT_B_32, Shape, build
+from benchmarks.landscape import Landscape
 from benchmarks.report import markdown, write_block
 from benchmarks.row import Row, alternate, ratio_row
+from models.encoder import load_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = {
     "bulk-vit", "plain-vit", "calls-vit", "bulk-bundled", "plain-bundled", "calls-bundled", "query-vit", "query-bundled",
-    "search", "busy", "texts", "submit",
+    "search", "busy", "texts", "persist", "submit",
 }  # fmt: skip
 
 
@@ -78,3 +84,37 @@ def test_a_missed_target_says_so_in_the_page(tmp_path: Path) -> None:
     (tmp_path / "p.md").write_text("nothing")
     with pytest.raises(SystemExit, match="has no lines"):
         write_block(tmp_path / "p.md", "table", lines)
+
+
+def test_vectors_to_search_in_lie_as_they_are_said_to() -> None:
+    landscape = Landscape(5000)
+    images = np.vstack(list(landscape.blocks())).astype(np.float32)
+    again = np.vstack(list(Landscape(5000).blocks())).astype(np.float32)
+    assert np.array_equal(images, again)
+    assert np.allclose(np.linalg.norm(images, axis=1), 1, atol=1e-3)
+    between = images[:1000] @ images[1000:2000].T
+    assert 0.4 < between.mean() < 0.6
+    texts, others = (landscape.queries(kind, 200).astype(np.float32) for kind in ("text", "image"))
+    assert 0.1 < (texts @ images.T).mean() < 0.35
+    assert (others @ images.T).max(1).mean() > (texts @ images.T).max(1).mean() + 0.2  # a gap between the modalities
+    assert not (others @ images.T).max() > 0.999  # no query is an image that is stored
+
+
+def test_true_neighbours_are_those_of_a_comparison_with_every_vector(tmp_path: Path) -> None:
+    landscape = Landscape(3000)
+    asked = landscape.queries("image", 5)
+    images = np.vstack(list(landscape.blocks())).astype(np.float32)
+    distances = 1 - asked.astype(np.float32) @ images.T
+    for _ in range(2):  # computed, and read again
+        truth = recall.true_neighbours(tmp_path, "image", 3000, asked, lambda _: None)
+        assert np.array_equal(truth[""], np.argsort(distances, axis=1)[:, :10])
+        passing = np.arange(recall.PASSES, 3000, 200)
+        assert np.array_equal(truth["0.5 %"], passing[np.argsort(distances[:, passing], axis=1)[:, :10]])
+
+
+def test_what_a_gpu_would_be_measured_with_runs_on_a_processor_too(tmp_path: Path) -> None:
+    tiny = Shape(image=(32, 1, 2, 32), text=(32, 1, 2), dim=16)
+    encoder = load_encoder(str(build(tmp_path / "tiny", tiny)), device="cpu")
+    assert gpu.bare_forward(encoder, (1, 2), repeat=1) > 0
+    assert gpu.matrix_peak(torch.device("cpu"), torch.float32, size=64, repeat=2) > 0
+    assert VIT_B_32.image_flops == pytest.approx(8.8e9, rel=0.05)  # 4.4 billion multiplications and additions

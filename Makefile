@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test drills lint bench fuzz format clean
+.PHONY: demo test drills lint bench soak fuzz format clean
 
 demo: .venv/.demo
 	$(BIN)/sightline demo
@@ -24,6 +24,10 @@ lint: .venv/.dev
 # Every speed claim beside its baseline, in under 15 minutes; CHECK=1 fails where a target is missed.
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks $(if $(CHECK),--check)
+
+# Takes long the first time: a million vectors and their index are built, and kept in ~/.cache/sightline-benchmarks.
+soak: .venv/.dev
+	$(BIN)/python -m benchmarks.soak $(if $(CHECK),--check)
 
 fuzz: .venv/.dev
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -X faulthandler -m pytest -q -s -x tests/workers/test_images_fuzz.py

@@ -2,8 +2,8 @@
 
 Every image has a latent point of 64 dimensions whose spread falls as 1/sqrt(dimension). Points lie around concepts, one for
 each 250 images, some many times as common as others. The point is lifted into 512 dimensions, and the cone of its modality
-and a little noise are added, so that two images of any concepts have a cosine of about 0.5, and an image and its text about
-0.25. A text says half of what its image shows. What is measured on them is no claim about a real collection.
+and a little noise are added, so that two images have a cosine of about 0.5 on average, and an image and a text of about
+0.17. A text says half of what its image shows. What is measured on them is no claim about a real collection.
 """
 
 from __future__ import annotations

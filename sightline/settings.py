@@ -77,6 +77,13 @@ class Settings(BaseSettings):
     call_seconds: float = Field(
         default=10.0, gt=0, description="Seconds that a call, such as the encoding of a query, may take."
     )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port of the worker's `/livez`, `/readyz` and `/metrics`; 0: a free one, logged. Unset: none.",
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="Address on which `metrics_port` listens.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level of the log lines that are written."
     )

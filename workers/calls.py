@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import structlog
 
 from models.errors import ModelError
@@ -16,12 +17,12 @@ from sightline.contracts.call import CallError, ErrorReply
 from sightline.contracts.check import check_call
 from sightline.contracts.encode import EncodeCall, EncodeInput, EncodeReply
 from sightline.errors import ContractViolated
-from workers.engine import Expired, Kind
+from workers.engine import Expired
 from workers.errors import InvalidInput, ItemError, UnsupportedModality
 from workers.ingress import Ingress
-from workers.items import cut_note
+from workers.query_texts import GRACE, QueryTexts
 from workers.spaces import Served, SpaceRefused, Spaces
-from workers.vector import normalise
+from workers.vector import Vector, normalise
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +43,7 @@ class Calls:
         self._broker = broker
         self._spaces = spaces
         self._ingress = ingress
+        self._texts = QueryTexts()
 
     def answer(self, request: dict[str, Any]) -> None:
         """Answer one request with a reply of its kind, or with an error.
@@ -86,51 +88,51 @@ class Calls:
         self, served: Served, inputs: Sequence[EncodeInput], deadline: float
     ) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[str, ...], ...]]:
         """Vectors and notes of the inputs. Raises _InputError, Expired or TimeoutError."""
-        notes: list[tuple[str, ...]] = []
-        prepared: dict[Kind, list[tuple[int, Any]]] = {"image": [], "text": []}
+        texts: dict[int, str] = {}
+        images: dict[int, np.ndarray] = {}
+        notes: dict[int, tuple[str, ...]] = {}
         for index, given in enumerate(inputs):
             try:
-                kind, ready, seen = self._prepare(served, given, f"input {index}")
+                self._check_kind(served, given, f"input {index}")
+                if given.text is not None:
+                    texts[index] = self._ingress.check_text(given.text, f"input {index}")
+                else:
+                    images[index], notes[index] = self._image(served, given, f"input {index}")
             except Exception as error:
                 raise _InputError(index, error) from error
-            prepared[kind].append((index, ready))
-            notes.append(seen)
-        vectors: list[tuple[float, ...]] = [()] * len(inputs)
-        futures = {
-            index: future
-            for kind, items in prepared.items()
-            for (index, _), future in zip(
-                items, served.engine.submit(kind, [item for _, item in items], "interactive", deadline), strict=True
-            )
-        }
-        for index, future in futures.items():
+        coming = served.engine.submit("image", list(images.values()), "interactive", deadline) if images else []
+        found: dict[int, Vector | Exception] = dict(self._texts.encode(served, texts, deadline))
+        for index, future in zip(images, coming, strict=True):
             try:
-                # A moment more than the deadline: the engine itself drops what is late.
-                vector = normalise(future.result(deadline - time.monotonic() + 1.0))
-                vectors[index] = tuple(vector.values.tolist())
+                found[index] = normalise(future.result(deadline - time.monotonic() + GRACE))
             except (Expired, TimeoutError):
                 raise
-            except Exception as error:
-                raise _InputError(index, error) from error
-        return tuple(vectors), tuple(notes)
+            except Exception as error:  # noqa: BLE001 - it is this image's answer
+                found[index] = error
+        vectors = []
+        for index, answer in sorted(found.items()):
+            if isinstance(answer, Exception):
+                raise _InputError(index, answer) from answer
+            vectors.append(tuple(answer.values.tolist()))
+            notes.setdefault(index, () if answer.note is None else (answer.note,))
+        return tuple(vectors), tuple(notes[index] for index in sorted(notes))
 
-    def _prepare(self, served: Served, given: EncodeInput, name: str) -> tuple[Kind, Any, tuple[str, ...]]:
-        """What the engine takes, and what of the input it does not hold."""
-        kind: Kind = "image" if given.text is None else "text"
+    def _check_kind(self, served: Served, given: EncodeInput, name: str) -> None:
+        kind = "image" if given.text is None else "text"
         if kind not in served.modalities:
             raise UnsupportedModality(
                 f"{name}: space {served.name} takes no {kind}s, only {served.modalities[0]}s: its model "
                 f"{served.encoder.passport.model} does not encode them"
             )
-        if given.text is not None:
-            text = served.encoder.prepare_text(self._ingress.check_text(given.text, name))
-            return kind, text, cut_note(text, served.encoder.context_length)
+
+    def _image(self, served: Served, given: EncodeInput, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+        """What the engine takes, and what of the image it does not hold."""
         try:
             data = base64.b64decode(given.image or "", validate=True)
         except binascii.Error as error:
             raise InvalidInput(f"{name}: image is not base64: {error}") from error
         with self._ingress.decoded(data, name) as decoded:
-            return kind, decoded.prepared_by(served.encoder.prepare_image), decoded.notes
+            return decoded.prepared_by(served.encoder.prepare_image), decoded.notes
 
 
 def _error(error_class: str, message: str, item: int | None) -> ErrorReply:

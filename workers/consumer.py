@@ -96,6 +96,16 @@ class Consumer:
             self._follow(consumer)
         self._ready.set()
 
+    def troubles(self) -> list[str]:
+        """Why no message is taken right now, in words."""
+        if self._stopping.is_set():
+            return ["it is stopping"]
+        if not self._thread.is_alive():
+            return ["its thread is not running"]
+        consumer = getattr(self._worker, "consumer", None)  # Celery has none before it first connects
+        connection = getattr(consumer, "connection", None)
+        return [] if connection is not None and connection.connected else ["it is not connected to Redis"]
+
     def _run(self) -> None:
         hostname = f"sightline-{os.getpid()}@{socket.gethostname()}"
         trace.setup_worker_optimizations(

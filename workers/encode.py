@@ -18,7 +18,8 @@ import structlog
 from workers.cancellations import Cancellations, Cancelled
 from workers.database import Pool
 from workers.decoders import Decoders
-from workers.engine import Kind
+from workers.encoding import Kind
+from workers.engine import Lane
 from workers.errors import BadVector, EngineUnavailable, SourceUnavailable
 from workers.flights import Boarding, Flights
 from workers.ingress import Ingress, digest_of
@@ -72,6 +73,7 @@ class EncodeWork:
 
         Raises:
             psycopg.Error: the database did not answer; nothing was written.
+            SpaceRefused: the model's vectors can no longer be trusted; nothing was written.
         """
         began = time.monotonic()
         items = load_items(self._pool, served, [item_id for chunk in chunks for item_id in chunk.item_ids])
@@ -85,9 +87,15 @@ class EncodeWork:
             for part in parts(work):
                 wanted = [item for item in part if not self._drop_cancelled(item, wanted_by[item.item_id])]
                 self._start_part(
-                    served, wanted, boarding, stats, lambda future, item: watch.add(future, wanted_by[item])
+                    served,
+                    chunks[0].lane,
+                    wanted,
+                    boarding,
+                    stats,
+                    lambda future, item: watch.add(future, wanted_by[item]),
                 )
             known = outcomes(items)
+            served.check()
             counts = self._writer.flush(served.space_id, chunks, known, self._cancellations.chunks)
         cut = sum(item.truncated for item in items)
         if cut:
@@ -111,7 +119,7 @@ class EncodeWork:
         return True
 
     def _start_part(
-        self, served: Served, part: list[Item], boarding: Boarding, stats: Counter[str],
+        self, served: Served, lane: Lane, part: list[Item], boarding: Boarding, stats: Counter[str],
         watch: Callable[[Future[Any], int], None],
     ) -> None:  # fmt: skip
         """Bring a part's items to the engine, or to the vector that another item has already."""
@@ -132,7 +140,7 @@ class EncodeWork:
         for kind in kinds:
             ready = [(pair, done) for pair, done in zip(first.values(), prepared, strict=True)
                      if pair[0].modality == kind and done is not None]  # fmt: skip
-            vectors = served.engine.submit(kind, [done for _, done in ready])
+            vectors = served.engine.submit(kind, [done for _, done in ready], lane)
             for ((item, flight), _), coming in zip(ready, vectors, strict=True):
                 coming.add_done_callback(partial(_land, flight, item.note))
                 watch(coming, item.item_id)

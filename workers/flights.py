@@ -12,13 +12,19 @@ from collections.abc import Hashable, Iterator
 from concurrent.futures import Future
 
 from workers.errors import EngineUnavailable
+from workers.metrics import JOINED
 from workers.vector import Vector
 
 
 class Flights:
-    """The encodings under way in this process."""
+    """The encodings under way in this process.
 
-    def __init__(self) -> None:
+    Args:
+        by: who joins them, for the metrics: "job" or "call".
+    """
+
+    def __init__(self, by: str) -> None:
+        self._joined = JOINED.labels(by)
         self._lock = threading.Lock()
         self._under_way: dict[Hashable, Future[Vector]] = {}
 
@@ -36,6 +42,7 @@ class Flights:
         with self._lock:
             found = self._under_way.get(key)
             if found is not None:
+                self._joined.inc()
                 return found, False
             return self._under_way.setdefault(key, Future()), True
 

@@ -57,8 +57,16 @@ class Heartbeat:
         self._lease = lease_seconds
         self._connection: Connection | None = None
         self._last = time.monotonic()
+        self._trouble: str | None = None
         # After an outage the beat must be back before the sweepers, who wait one lease.
         self._loop = Loop("heartbeat", self._beat, lease_seconds / 5, longest=lease_seconds / 5)
+
+    def troubles(self) -> list[str]:
+        """Why others may think that this worker is gone, in words."""
+        silent = time.monotonic() - self._last
+        if self._trouble is not None:
+            return [f"Postgres takes no heartbeat: {self._trouble}"]
+        return [f"no heartbeat for {silent:.0f} s"] if silent > self._lease else []
 
     def start(self) -> None:
         """Write the row once, then keep it fresh. Raises psycopg.OperationalError if the first beat fails."""
@@ -93,7 +101,8 @@ class Heartbeat:
         silent = time.monotonic() - self._last
         try:
             self._write()
-        except BaseException:
+        except BaseException as error:
+            self._trouble = str(error).strip() or type(error).__name__
             if self._connection is not None:
                 self._connection.close()
             self._connection = None
@@ -107,7 +116,7 @@ class Heartbeat:
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._url)
         row = self._connection.execute(query("beat"), self._row()).fetchone()
-        self._last = time.monotonic()
+        self._last, self._trouble = time.monotonic(), None
         if row is not None:
             self._on_beat(row["cancelled"])
 

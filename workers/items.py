@@ -10,7 +10,7 @@ from models.errors import InvalidInput as ModelInvalidInput
 from models.errors import NonFiniteVectors
 from models.protocols import Prepared
 from workers.database import Pool
-from workers.engine import Kind
+from workers.encoding import Kind
 from workers.errors import (
     BadVector,
     EncodeFailed,

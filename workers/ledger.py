@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sightline.contracts.check import check_payload_text
 from sightline.errors import ContractViolated
 from workers.database import Pool
+from workers.engine import Lane
 from workers.queries import query
 
 MAX_ATTEMPTS = 3
@@ -23,7 +24,7 @@ class ClaimedChunk:
     job_id: int
     item_ids: list[int]
     space_id: int
-    lane: str
+    lane: Lane  # the messages of one lane travel together
     attempt: int
     fence: int
 

@@ -13,7 +13,7 @@ import structlog
 
 from workers.ledger import ClaimedChunk, Ledger
 from workers.outage import is_outage
-from workers.spaces import Served
+from workers.spaces import Served, SpaceRefused
 
 log = structlog.get_logger(__name__)
 
@@ -178,7 +178,7 @@ class ChunkRunner:
                     self._work(message.served, message.chunks)
             except BaseException as error:
                 log.exception("message_failed", chunks=[chunk.chunk_id for chunk in message.chunks])
-                if is_outage(error):
+                if is_outage(error) or isinstance(error, SpaceRefused):
                     self._give_back([chunk.chunk_id for chunk in message.chunks])
                 else:
                     self._fail(message.chunks, error)

@@ -24,7 +24,9 @@ from workers.database import open_pool
 from workers.decoders import Decoders
 from workers.dispatcher import Dispatcher
 from workers.encode import EncodeWork
+from workers.endpoint import Endpoint
 from workers.flights import Flights
+from workers.golden import CHECK_SECONDS
 from workers.heartbeat import Heartbeat, WorkerState
 from workers.ingress import Ingress
 from workers.intake import Intake
@@ -33,6 +35,7 @@ from workers.loop import Loop
 from workers.outage import is_outage
 from workers.preflight import service_urls
 from workers.questions import Questions
+from workers.readiness import Readiness
 from workers.runner import WAITERS, ChunkRunner
 from workers.spaces import Spaces
 from workers.watches import Watches
@@ -77,7 +80,7 @@ class Service:
         self._spaces = Spaces(self._pool, queues, settings.device)
         self._cancellations = cancellations = Cancellations()
         writer = Writer(self._pool, ledger, self._give_up)
-        work = EncodeWork(self._pool, ingress, writer, Flights(), decoders, cancellations)
+        work = EncodeWork(self._pool, ingress, writer, Flights("job"), decoders, cancellations)
         self._runner = ChunkRunner(ledger, work.run, settings.chunk_slots)
         self._calls = Calls(self._broker, self._spaces, ingress)
         state = WorkerState(
@@ -85,6 +88,7 @@ class Service:
         )
         self._heartbeat = Heartbeat(database_url, state, settings.lease_seconds, self._on_beat)
         self._watch = Loop("watch", self._look_after, settings.lease_seconds / 5)
+        self._golden = Loop("golden", self._spaces.check, CHECK_SECONDS)
         self._dispatcher = Dispatcher(
             database_url, self._broker, self.worker_id, settings.lease_seconds, settings.poll_seconds,
             settings.keep_jobs_days,
@@ -96,6 +100,14 @@ class Service:
             settings, redis_url, queues, self._on_chunks, self._calls.answer, self._on_submit, self._on_refused
         )
         self._consumer = Consumer(self._app, queues)
+        self._phase: str | None = "it loads its models"
+        readiness = Readiness({
+            "worker": lambda: [self._phase] if self._phase else [], "postgres": self._heartbeat.troubles,
+            "redis": self._ask_redis, "consumer": self._consumer.troubles, "spaces": self._space_troubles,
+        })  # fmt: skip
+        self._endpoint: Endpoint | None = None
+        if settings.metrics_port is not None:
+            self._endpoint = Endpoint(settings.metrics_host, settings.metrics_port, readiness)
         self._stopped = threading.Event()
         self._exit_code = BROKEN_EXIT_CODE  # until everything was handed back
 
@@ -119,12 +131,14 @@ class Service:
                 return
         self._runner.start()
         self._watch.start()
+        self._golden.start()
         self._dispatcher.start()
         self._watches.start()
         self._questions.start()
         if not self._consumer.start(30.0):
             log.warning("consumer_not_ready_yet")
         self._heartbeat.announce(self._queues)
+        self._phase = None
         log.info("worker_ready", worker_id=str(self.worker_id), queues=self._queues, spaces=self._spaces.describe(),
                  seconds=round(time.monotonic() - began, 2))  # fmt: skip
 
@@ -132,6 +146,7 @@ class Service:
         """Finish what was begun, within `drain_seconds`, hand back the rest, and close everything; the exit code."""
         began = time.monotonic()
         threading.Thread(target=self._watch_exit, name="watchdog", daemon=True).start()
+        self._phase = "it is stopping"
         log.info("worker_stopping", drain_seconds=self._settings.drain_seconds)
         self._consumer.stop_taking()
         self._runner.stop_taking()
@@ -140,6 +155,7 @@ class Service:
         self._watches.stop(1.0)
         self._dispatcher.stop()
         self._watch.stop(1.0)
+        self._golden.stop(0.0)
         drained = self._runner.drain(self._settings.drain_seconds - (time.monotonic() - began))
         self._give_up.set()
         if self._runner.release_all():
@@ -153,6 +169,8 @@ class Service:
 
     def _close(self) -> None:
         """Free threads and sockets; the process may live on."""
+        if self._endpoint is not None:
+            self._endpoint.close()
         self._spaces.close()
         self._decoders.close()
         self._app.close()
@@ -213,6 +231,17 @@ class Service:
                 log.warning("chunks_left", chunks=ids, reason=str(loading.exception()))
             else:
                 self._runner.take(loading.result(), ids)
+
+    def _ask_redis(self) -> list[str]:
+        self._broker.now()
+        return []
+
+    def _space_troubles(self) -> list[str]:
+        spaces = self._spaces.describe()
+        if any(space["state"] == "ready" for space in spaces):
+            return self._spaces.troubles()
+        seen = [f"{space['space']} is {space['state']}: {space['detail']}" for space in spaces]
+        return [*self._spaces.troubles(), "no space is ready: " + ("; ".join(seen) or "there is none")]
 
     def _look_after(self) -> None:
         if self._spaces.busy_seconds > STUCK_SECONDS or self._decoders.hung >= MAX_HUNG:

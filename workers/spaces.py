@@ -17,7 +17,10 @@ from models.encoder import Encoder, load_encoder
 from models.errors import ModelError
 from models.files import state_of
 from workers.database import Pool
-from workers.engine import Engine
+from workers.encoding import works_of
+from workers.engine import Costs, Engine
+from workers.engine.warmup import warm_up
+from workers.golden import Golden
 from workers.queries import query
 
 log = structlog.get_logger(__name__)
@@ -41,10 +44,25 @@ class Served:
     modalities: tuple[str, ...]
     encoder: Encoder
     engine: Engine
+    golden: Golden
+
+    def check(self) -> None:
+        """Raises SpaceRefused when the model's vectors can no longer be trusted: nothing may be written then."""
+        if self.golden.reason is not None:
+            raise SpaceRefused(f"space {self.name} is not served by this worker: {self.golden.reason}")
 
 
 class SpaceRefused(Exception):
     """This worker cannot serve the space; the message says why. Another worker may."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A model that serves one or more spaces."""
+
+    encoder: Encoder
+    engine: Engine
+    golden: Golden
 
 
 class Spaces:
@@ -65,8 +83,8 @@ class Spaces:
         self._spaces: dict[int, Future[Served]] = {}
         self._refused_at: dict[int, float] = {}
         self._states: dict[int, dict[str, Any]] = {}
-        self._engines: dict[_Key, tuple[Encoder, Engine]] = {}
-        self._used: dict[int, _Key] = {}
+        self._models: dict[_Key, _Loaded] = {}
+        self._served: dict[int, Served] = {}
 
     def load_all(self) -> list[Future[Served]]:
         """Start loading the models of all spaces that the queues serve. Refused ones are logged."""
@@ -83,7 +101,7 @@ class Spaces:
             if future is None:
                 self._refused_at.pop(space_id, None)
                 future = self._spaces[space_id] = self._loader.submit(self._load, space_id)
-            return future
+        return _checked(future)
 
     def find(self, name: str) -> Future[Served]:
         """The space of a name or an alias; aliases are looked up each time, for they move. Raises SpaceRefused."""
@@ -100,18 +118,38 @@ class Spaces:
     def describe(self) -> list[dict[str, Any]]:
         """State of each space, for the worker's row: space, model, state (loading, ready or refused) and detail."""
         with self._lock:
-            return [dict(state) for _, state in sorted(self._states.items())]
+            states = {space_id: dict(state) for space_id, state in sorted(self._states.items())}
+            served = list(self._served.values())
+        for one in served:
+            if one.golden.reason is not None:
+                states[one.space_id] |= {"state": "refused", "detail": one.golden.reason}
+        return list(states.values())
 
     @property
     def busy_seconds(self) -> float:
         """How long the longest forward under way has lasted."""
-        return max((engine.busy_seconds for _, engine in list(self._engines.values())), default=0.0)
+        return max((model.engine.busy_seconds for model in self._all()), default=0.0)
+
+    def troubles(self) -> list[str]:
+        """What is wrong with engines and vectors, in words; nothing when all is well."""
+        with self._lock:
+            served = list(self._served.values())
+        drifted = [f"space {one.name}: {one.golden.reason}" for one in served if one.golden.reason is not None]
+        return [trouble for model in self._all() if (trouble := model.engine.trouble) is not None] + drifted
+
+    def check(self) -> None:
+        """Hold the golden vectors of all models against what they were."""
+        for model in self._all():
+            model.golden.check()
 
     def close(self) -> None:
         """Stop the engines; what waits in them fails."""
         self._loader.shutdown(wait=False, cancel_futures=True)
-        for _, engine in list(self._engines.values()):
-            engine.close()
+        for model in self._all():
+            model.engine.close()
+
+    def _all(self) -> list[_Loaded]:
+        return list(self._models.values())
 
     def _load(self, space_id: int) -> Served:
         began = time.monotonic()
@@ -122,7 +160,7 @@ class Spaces:
             if row["model"] is None:
                 raise SpaceRefused(f"there is no space of id {space_id}")
             self._note(space_id, row, "loading", None)
-            encoder, engine = self._open(space_id, row)
+            model = self._open(row)
         except BaseException as error:
             known = isinstance(error, SpaceRefused | ModelError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
@@ -131,30 +169,26 @@ class Spaces:
             with self._lock:
                 self._refused_at[space_id] = time.monotonic()
             raise SpaceRefused(f"space {row['name']} is not served by this worker: {reason}") from error
-        self._note(space_id, row, "ready", encoder.device)
-        log.info("space_ready", space=row["name"], model=row["model"], device=encoder.device,
+        self._note(space_id, row, "ready", model.encoder.device)
+        log.info("space_ready", space=row["name"], model=row["model"], device=model.encoder.device,
                  seconds=round(time.monotonic() - began, 2))  # fmt: skip
-        return Served(space_id, row["name"], tuple(row["modalities"]), encoder, engine)
+        served = Served(space_id, row["name"], tuple(row["modalities"]), model.encoder, model.engine, model.golden)
+        with self._lock:
+            self._served[space_id] = served
+        return served
 
-    def _open(self, space_id: int, row: dict[str, Any]) -> tuple[Encoder, Engine]:
-        """The encoder of a space; two spaces of one model share it. Runs in the loader's one thread."""
+    def _open(self, row: dict[str, Any]) -> _Loaded:
+        """The model of a space; two spaces of one model share it. Runs in the loader's one thread."""
         source = row["passport"].get("source")
         model = row["model"] if source in (None, "hub", "bundled") else source
         # A folder that changed is another model: spaces that were loaded before go on with what they have in memory.
         key = (model, row["revision"], state_of(Path(model)) if Path(model).is_dir() else None)
-        if key not in self._engines:
-            encoder = load_encoder(model, revision=row["revision"], device=self._device)
-            self._engines[key] = encoder, Engine(encoder, row["name"])
-        encoder, engine = self._engines[key]
-        try:
-            self._check_passport(row, encoder, model)
-        except SpaceRefused:
-            if key not in self._used.values():
-                del self._engines[key]
-                engine.close()
-            raise
-        self._used[space_id] = key
-        return encoder, engine
+        loaded = self._models.get(key)
+        encoder = loaded.encoder if loaded else load_encoder(model, revision=row["revision"], device=self._device)
+        self._check_passport(row, encoder, model)
+        if loaded is None:
+            loaded = self._models[key] = _loaded(encoder, row["name"])
+        return loaded
 
     def _check_passport(self, row: dict[str, Any], encoder: Encoder, source: str) -> None:
         """Vectors of another model than the space's must never get into it. Raises SpaceRefused with what differs."""
@@ -181,3 +215,29 @@ class Spaces:
     def _note(self, space_id: int, row: dict[str, Any], state: str, detail: str | None) -> None:
         with self._lock:
             self._states[space_id] = {"space": row["name"], "model": row["model"], "state": state, "detail": detail}
+
+
+def _loaded(encoder: Encoder, name: str) -> _Loaded:
+    """Warm a model up, and have it encode its golden vectors."""
+    works, costs = works_of(encoder), Costs()
+    for work in works:
+        warm_up(work, costs)
+    engine = Engine(works, name, costs)
+    try:
+        return _Loaded(encoder, engine, Golden(encoder, works, engine, name))
+    except BaseException:
+        engine.close()
+        raise
+
+
+def _checked(loading: Future[Served]) -> Future[Served]:
+    """The same, or one that has failed if the model's vectors can no longer be trusted."""
+    if not loading.done() or loading.cancelled() or loading.exception() is not None:
+        return loading
+    try:
+        loading.result().check()
+    except SpaceRefused as error:
+        refused: Future[Served] = Future()
+        refused.set_exception(error)
+        return refused
+    return loading

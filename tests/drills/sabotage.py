@@ -45,7 +45,8 @@ def _obey() -> None:
     from models.encoder import Encoder
 
     ordered: dict[tuple[int, ...], str] = {}
-    prepare, encode = Encoder.prepare_text, Encoder.encode_texts
+    due: dict[int, str] = {}
+    prepare, collate, forward = Encoder.prepare_text, Encoder.collate_texts, Encoder.forward
 
     def prepare_text(self: Encoder, text: str) -> Any:
         prepared = prepare(self, text)
@@ -55,14 +56,23 @@ def _obey() -> None:
             _do(text[1:].split(maxsplit=1)[0])
         return prepared
 
-    def encode_texts(self: Encoder, texts: Sequence[Any]) -> Any:
-        _wait_at_gate()
+    def collate_texts(self: Encoder, texts: Sequence[Any]) -> Any:
+        batch = collate(self, texts)
+        due.pop(id(batch), None)  # of one that was put together and not encoded
         for text in texts:
             if order := ordered.get(tuple(text.ids)):
-                _do(order)
-        return encode(self, texts)
+                due[id(batch)] = order
+        return batch
 
-    Encoder.prepare_text, Encoder.encode_texts = prepare_text, encode_texts  # type: ignore[method-assign]
+    def encode(self: Encoder, batch: Any) -> Any:
+        if batch.what == "text":
+            _wait_at_gate()
+        if order := due.pop(id(batch), None):
+            _do(order)
+        return forward(self, batch)
+
+    Encoder.prepare_text, Encoder.collate_texts = prepare_text, collate_texts  # type: ignore[method-assign]
+    Encoder.forward = encode  # type: ignore[method-assign]
 
 
 def _do(order: str) -> None:

@@ -21,9 +21,11 @@ from workers.cancellations import Cancellations
 from workers.database import Pool, open_pool
 from workers.decoders import Decoders
 from workers.encode import EncodeWork
+from workers.encoding import works_of
 from workers.engine import Engine
 from workers.errors import EngineUnavailable, SourceUnavailable
 from workers.flights import Flights
+from workers.golden import Golden
 from workers.ingress import Ingress
 from workers.items import PART_ITEMS, Item, parts
 from workers.ledger import ClaimedChunk, Ledger
@@ -42,8 +44,9 @@ def pool(database_url: str, space: str) -> Iterator[Pool]:
 def served(encoder: Encoder, connection: psycopg.Connection) -> Iterator[Served]:
     row = connection.execute("select space_id from sightline.space where name = 'tiny'").fetchone()
     assert row is not None
-    engine = Engine(encoder, "tiny")
-    yield Served(row[0], "tiny", ("image", "text"), encoder, engine)
+    works = works_of(encoder)
+    engine = Engine(works, "tiny")
+    yield Served(row[0], "tiny", ("image", "text"), encoder, engine, Golden(encoder, works, engine, "tiny"))
     engine.close()
 
 
@@ -72,7 +75,7 @@ def ledger(pool: Pool) -> Ledger:
 @pytest.fixture
 def work(pool: Pool, ledger: Ledger, ingress: Ingress) -> Iterator[EncodeWork]:
     with closing(Decoders(2, item_seconds=60.0)) as decoders:
-        yield EncodeWork(pool, ingress, Writer(pool, ledger), Flights(), decoders, Cancellations())
+        yield EncodeWork(pool, ingress, Writer(pool, ledger), Flights("job"), decoders, Cancellations())
 
 
 def claim(connection: psycopg.Connection, ledger: Ledger) -> list[ClaimedChunk]:
@@ -95,7 +98,7 @@ def test_two_messages_with_the_same_content_encode_it_once(
     for thread in threads:
         thread.join(20)
     assert counts == [Counter(done=60)] * 2
-    assert served.engine.encoded == 30
+    assert served.engine.done == 30
     rows = connection.execute("select digest, count(*), count(distinct vec::text), count(distinct norm) from sightline.embedding "
                               "join sightline.item using (item_id) group by digest").fetchall()  # fmt: skip
     assert {row[1:] for row in rows} == {(4, 1, 1)}
@@ -113,7 +116,7 @@ def test_work_that_was_stored_before_is_not_done_again(
         (chunks[0].chunk_id,),
     )
     assert work.run(served, claim(connection, ledger)) == Counter(done=1)
-    assert served.engine.encoded == 1
+    assert served.engine.done == 1
 
 
 def test_a_read_that_fails_in_passing_is_tried_again(
@@ -148,7 +151,7 @@ def test_a_closed_engine_moves_its_items(
 
 
 def test_a_flight_that_is_given_up_fails_those_who_wait() -> None:
-    flights = Flights()
+    flights = Flights("job")
     with flights.boarding() as first, flights.boarding() as second:
         _, mine = first.join("key")
         waiting, others = second.join("key")

@@ -66,7 +66,10 @@ class Engine:
         self._works = {work.kind: work for work in works}
         self._name = name
         self._costs = costs or Costs()
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._due = threading.Condition(lock)  # the forward waits for work
+        self._spare = threading.Condition(lock)  # the preparation waits for a forward that runs, and for a full batch
+        self._room = threading.Condition(lock)  # who submits waits for room
         self._schedule: Schedule[Entry] = Schedule(self._costs, self._drop)
         self._borders: deque[_Border] = deque()
         self._bytes = 0
@@ -101,34 +104,36 @@ class Engine:
         """
         work = self._works[kind]
         entries = [Entry(kind, work.size(item), lane, time.monotonic(), deadline, item) for item in prepared]
-        with self._changed:
+        with self._room:
             for first in range(0, len(entries), PART):
                 part = entries[first : first + PART]
                 while not self._closed and self._is_full(lane, part):
-                    self._changed.wait()
+                    self._room.wait()
                 if self._closed:
                     fail(entries[first:], EngineUnavailable(f"the engine of {self._name} is closed"))
                     break
                 for entry in part:
                     self._schedule.add(entry)
                     self._bytes += entry.nbytes
-                self._changed.notify_all()
+                self._due.notify()
+                if self._began is not None:
+                    self._spare.notify()
         return [entry.future for entry in entries]
 
     def at_border(self, run: Callable[[], R]) -> Future[R]:
         """Run something between two batches, in the thread of the forward: it has the model for itself meanwhile."""
         future: Future[R] = Future()
-        with self._changed:
+        with self._due:
             if self._closed:
                 future.set_exception(EngineUnavailable(f"the engine of {self._name} is closed"))
             else:
                 self._borders.append(_Border(run, future, time.monotonic()))
-                self._changed.notify_all()
+                self._due.notify()
         return future
 
     def waiting(self, lane: Lane) -> int:
         """Items that wait in a lane."""
-        with self._changed:
+        with self._room:
             return self._schedule.waiting(lane)
 
     @property
@@ -149,14 +154,15 @@ class Engine:
 
     def close(self) -> None:
         """Fail what waits, and end the threads after the batch in hand."""
-        with self._changed:
+        with self._room:
             self._closed = True
-            self._changed.notify_all()
+            for condition in (self._due, self._spare, self._room):
+                condition.notify_all()
         prepare, forward, deliver = self._stages
         forward.join(5.0)
         prepare.join(1.0)
         closed = EngineUnavailable(f"the engine of {self._name} was closed")
-        with self._changed:
+        with self._room:
             ahead, self._ahead = self._ahead, None
             left = [*self._schedule.clear(), *(ahead.batch.tickets if ahead else [])]
             borders, self._borders = list(self._borders), deque()
@@ -176,6 +182,7 @@ class Engine:
     def _drop(self, late: list[Entry]) -> None:
         """Take those out of the books that the schedule let expire; this holds the lock, so others tell who waited."""
         self._bytes -= sum(entry.nbytes for entry in late)
+        self._room.notify_all()
         self._expire(late)
 
     def _expire(self, late: Sequence[Entry]) -> None:
@@ -189,47 +196,47 @@ class Engine:
         batch = self._schedule.take(time.monotonic(), full_only=full_only)
         if batch is not None:
             self._bytes -= sum(entry.nbytes for entry in batch.tickets)
-            self._changed.notify_all()
+            self._room.notify_all()
         return batch
 
     # Stage 1: a full batch is put on the device while another one runs -----------------------------------------------
 
     def _prepare(self) -> bool:
-        with self._changed:
+        with self._spare:
             while not self._closed:
                 if self._began is not None and self._ahead is None:
                     self._preparing = self._take(full_only=True)
                     if self._preparing is not None:
                         break
-                self._changed.wait()
+                self._spare.wait()
             if self._preparing is None:
                 return False
             ready = Ready(self._preparing)
         # An error is found again, and its item, when the other stage collates the batch itself.
         with contextlib.suppress(BaseException):
             self._forward.collate(ready)
-        with self._changed:
+        with self._due:
             self._ahead, self._preparing = ready, None
-            self._changed.notify_all()
+            self._due.notify()
         return True
 
     def _lost_preparing(self, error: BaseException) -> None:
-        with self._changed:
+        with self._due:
             lost, self._preparing = self._preparing, None
-            self._changed.notify_all()
+            self._due.notify()
         fail(lost.tickets if lost else [], self._death(error))
 
     # Stage 2: the forward --------------------------------------------------------------------------------------------
 
     def _turn(self) -> bool:
-        with self._changed:
+        with self._due:
             while (work := self._next()) is None:
                 if self._closed:
                     return False
-                self._changed.wait()
+                self._due.wait()
             self._began = time.monotonic()
             self._running = work.batch.tickets if isinstance(work, Ready) else []
-            self._changed.notify_all()  # the next one may be prepared now
+            self._spare.notify()  # the next one may be prepared now
         if isinstance(work, Ready):
             self._run(work)
         else:
@@ -268,10 +275,11 @@ class Engine:
         outcome = self._forward.run(ready)
         self.done += sum(not isinstance(result, BaseException) for result in outcome.results)
         self._learn(ready.batch, outcome.seconds, too_large=outcome.too_large)
+        waited = {lane: metrics.QUEUE.labels(ready.batch.kind, lane) for lane in {entry.lane for entry in live}}
         for entry in live:
-            metrics.QUEUE.labels(entry.kind, entry.lane).observe(began - entry.arrived)
-        if self._closed:
-            hand_out(live, outcome.results)
+            waited[entry.lane].observe(began - entry.arrived)
+        if self._closed or ready.batch.lane == "interactive":
+            hand_out(live, outcome.results)  # one thread less on the way of a call
         else:
             self._delivery.put(live, outcome.results)
 

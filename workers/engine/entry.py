@@ -17,15 +17,19 @@ class Expired(Exception):
 
 @dataclass(slots=True, eq=False)
 class Entry(Ticket):
-    """An item that waits; `prepared` is what its work's `collate` takes."""
+    """An item that waits.
+
+    Args:
+        prepared: what its work's `collate` takes.
+        nbytes: of pixels; texts do not count.
+    """
 
     prepared: Any
     future: Future[Any] = field(default_factory=Future)
+    nbytes: int = field(init=False)
 
-    @property
-    def nbytes(self) -> int:
-        """Of pixels; texts do not count."""
-        return int(getattr(self.prepared, "nbytes", 0))
+    def __post_init__(self) -> None:
+        self.nbytes = int(getattr(self.prepared, "nbytes", 0))
 
 
 @dataclass(slots=True, eq=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Generic, Literal, Protocol, TypeVar
 
 from workers.engine.costs import Price
@@ -99,10 +100,12 @@ class Schedule(Generic[T]):
         self._led: dict[Lane, float] = dict.fromkeys(LANES, float("-inf"))
         self._out_of_turn = False
         self._added = 0
+        self._dated: dict[Lane, int] = dict.fromkeys(LANES, 0)  # tickets that have a deadline: only calls do
 
     def add(self, ticket: T) -> None:
         """Put an item at the end of its lane."""
         ticket.number = self._added = self._added + 1
+        self._dated[ticket.lane] += ticket.deadline is not None
         self._lanes[ticket.lane].setdefault(ticket.kind, deque()).append(ticket)
 
     def waiting(self, lane: Lane) -> int:
@@ -114,14 +117,17 @@ class Schedule(Generic[T]):
         left = [ticket for kinds in self._lanes.values() for queue in kinds.values() for ticket in queue]
         for kinds in self._lanes.values():
             kinds.clear()
+        self._dated = dict.fromkeys(LANES, 0)
         return left
 
     def expire(self, now: float) -> None:
         """Drop what is late."""
-        for kinds in self._lanes.values():
+        for lane in [lane for lane in LANES if self._dated[lane]]:
+            kinds = self._lanes[lane]
             for kind, queue in list(kinds.items()):
                 late = [ticket for ticket in queue if ticket.expired(now)]
                 if late:
+                    self._dated[lane] -= len(late)
                     kinds[kind] = deque(ticket for ticket in queue if not ticket.expired(now))
                     self._tidy(kinds, kind)
                     self._on_expired(late)
@@ -171,9 +177,10 @@ class Schedule(Generic[T]):
         kind = self._oldest(lane).kind
         price = self._prices.price(kind)
         window = self._window(lane, kind)
-        order = sorted(range(len(window)), key=lambda index: window[index].size)
+        sizes = [ticket.size for ticket in window]
+        order = sorted(range(len(window)), key=sizes.__getitem__)
         budget = self._prices.budget
-        low, high = _grow([window[index].size for index in order], order.index(0), price, budget)
+        low, high = _grow(sorted(sizes), order.index(0), price, budget)
         tickets = [window[index] for index in order[low:high]]
         full = len(tickets) < len(window) or len(tickets) == MOST
         longest = tickets[-1].size
@@ -184,8 +191,7 @@ class Schedule(Generic[T]):
         return Batch(kind, lane, tickets, price.cost(len(tickets), longest), full)
 
     def _window(self, lane: Lane, kind: str) -> list[T]:
-        queue = self._lanes[lane].get(kind, deque())
-        return [queue[index] for index in range(min(WINDOW, len(queue)))]
+        return list(islice(self._lanes[lane].get(kind, ()), WINDOW))
 
     def _remove(self, batch: Batch[T]) -> None:
         taken = set(map(id, batch.tickets))
@@ -193,6 +199,7 @@ class Schedule(Generic[T]):
             queue = self._lanes[lane][batch.kind]
             window = [queue.popleft() for _ in range(min(WINDOW, len(queue)))]
             queue.extendleft(ticket for ticket in reversed(window) if id(ticket) not in taken)
+            self._dated[lane] -= sum(ticket.deadline is not None for ticket in window if id(ticket) in taken)
             self._tidy(self._lanes[lane], batch.kind)
 
     def _tidy(self, kinds: dict[str, deque[T]], kind: str) -> None:

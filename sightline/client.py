@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsFloat
 
@@ -255,17 +256,28 @@ class Sightline:
     def submit(
         self,
         kind: str,
-        payload: Mapping[str, Any],
+        payload: Mapping[str, Any] | None = None,
         *,
         collection: str | None = None,
         items: Sequence[int | Mapping[str, Any]] | None = None,
         lane: Lane = "normal",
+        run_at: datetime | None = None,
         idempotency_key: str | None = None,
         connection: LentConnection | None = None,
     ) -> Job:
         """Submit a job on stored items (by id), on specifications of new ones, or on a whole collection.
 
         This is SQL's `sightline.submit`; docs/enqueue.md explains the arguments.
+
+        Args:
+            kind: of the job, as `encode`.
+            payload: by its contract (docs/contracts.md); None is that of all defaults.
+            collection: of the items; made when it does not exist and items are given.
+            items: ids of stored items, or objects; None means all of the collection that have no vector yet.
+            lane: who goes first when work waits.
+            run_at: it begins then and not before, by the clock of Postgres; with a time zone.
+            idempotency_key: a second submit with the same key and arguments is the first one's job.
+            connection: a connection of yours (psycopg, SQLAlchemy), in whose transaction it is submitted.
 
         Raises:
             UsageError: an argument of the wrong type.
@@ -276,7 +288,9 @@ class Sightline:
         from sightline.contracts.check import check_payload  # here, for few commands need it
         from sightline.contracts.problem import as_text
 
-        check_payload(kind, payload)
+        check_payload(kind, {} if payload is None else payload)
+        if run_at is not None and (not isinstance(run_at, datetime) or run_at.tzinfo is None):
+            raise UsageError(f"run_at must be a datetime with a time zone, not {run_at!r:.80}")
         if items is not None and not isinstance(items, (list, tuple)):
             raise UsageError(f"items must be a list, not a {type(items).__name__}")
         if idempotency_key is not None and (not isinstance(idempotency_key, str) or not idempotency_key):
@@ -284,13 +298,15 @@ class Sightline:
         specifications = None if items is None else as_text(items, "items")
         with tuple_cursor(self.database, connection) as cursor:
             row = cursor.execute(
-                "select sightline.submit(%s, %s, %s, %s::jsonb, %s, idempotency_key => %s)",
+                "select sightline.submit(%s, %s, %s, %s::jsonb, %s, run_at => coalesce(%s::timestamptz, now()), "
+                "idempotency_key => %s)",
                 (
                     kind,
-                    Jsonb(dict(payload)),
+                    Jsonb(dict(payload or {})),
                     collection,
                     specifications,
                     lane,
+                    run_at,
                     idempotency_key,
                 ),
             ).fetchone()

@@ -102,7 +102,7 @@ class Redis:
                 stderr=subprocess.STDOUT,
             )
         record(self._place.record("redis"), self._child.pid)
-        self.url = f"redis://:{password}@127.0.0.1:{port}/0"
+        self.url = f"redis://default:{password}@127.0.0.1:{port}/0"  # without the name redis-cli -u is refused
         reason = "it was interrupted"
         try:
             reason = self._wait_until_ready()

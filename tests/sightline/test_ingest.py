@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -406,6 +407,17 @@ def test_a_job_whose_submitter_died_is_sealed_and_a_slow_one_opens_it_again(
     connection.execute("select sightline.add_items(%s, %s)", (job_id, '[{"text": "late"}]'))
     again = client.job(job_id).progress()
     assert (again.finished, again.sealed_at, again.pending, again.error) == (False, None, 1, None)
+
+
+def test_a_job_waits_until_it_is_to_run(client: Sightline, connection: psycopg.Connection) -> None:
+    later = datetime.now(UTC) + timedelta(hours=3)
+    job = client.submit("encode", collection="later", items=[{"text": "a"}], run_at=later)
+    assert connection.execute("select run_at from sightline.chunk where job_id = %s", (job.job_id,)).fetchone() == (
+        later,
+    )
+    for wrong in (later.replace(tzinfo=None), "tomorrow"):
+        with pytest.raises(UsageError, match="run_at must be a datetime with a time zone, not "):
+            client.submit("encode", collection="later", items=[{"text": "b"}], run_at=wrong)  # type: ignore[arg-type]
 
 
 def test_an_idempotency_key_returns_the_first_job(client: Sightline) -> None:

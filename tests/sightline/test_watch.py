@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import uuid
 from collections.abc import Iterator
@@ -276,6 +277,40 @@ def test_disabled_triggers_are_noticed(product: psycopg.Connection) -> None:
     assert watched(product, "state") == [("reading the table",)]
     drain(product)
     assert ("4", "unseen", 1) in items(product)
+
+
+@pytest.mark.parametrize("in_one_transaction", [True, False])
+def test_what_is_written_while_triggers_are_disabled_is_found_afterwards(
+    product: psycopg.Connection, in_one_transaction: bool
+) -> None:
+    """As `pg_restore --data-only --disable-triggers` does, and many a bulk load."""
+    drain(product)
+    encode_all(product)
+    statements = [
+        "alter table product disable trigger all",
+        "insert into product values (4, 'star', 1)",
+        "delete from product where id = 2",
+    ]
+    with product.transaction() if in_one_transaction else contextlib.nullcontext():
+        for statement in statements:
+            product.execute(statement)
+        if not in_one_transaction:
+            assert drain(product) == 0  # nothing can be known yet, and it is said
+            assert watched(product, "state") == [("triggers are missing or disabled: watch it again",)]
+        product.execute("alter table product enable trigger all")
+    assert drain(product) == 1
+    assert items(product) == [("1", "ring", 1), ("4", "star", 1)]
+    assert watched(product, "state") == [("in step",)]
+    assert drain(product) == 0
+    (name,) = product.execute(
+        "select tgname from pg_trigger where tgrelid = 'product'::regclass and tgname like '%insert'"
+    ).fetchone()
+    product.execute(f"alter table product enable replica trigger {name}")  # it does not fire for the app's statements
+    assert watched(product, "state") == [("triggers are missing or disabled: watch it again",)]
+    product.execute("insert into product values (5, 'moon', 1)")
+    product.execute("alter table product enable trigger all")
+    drain(product)
+    assert ("5", "moon", 1) in items(product)
 
 
 def test_the_apps_role_needs_no_right_and_its_statement_never_fails(

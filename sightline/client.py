@@ -311,7 +311,7 @@ class Sightline:
                 ),
             ).fetchone()
         assert row is not None
-        return Job(self.database, row[0])
+        return Job(self.database, row[0], connection)
 
     def job(self, job_id: int) -> Job:
         """A job by its number."""

@@ -97,7 +97,7 @@ class Ingest:
 
     def _job(self) -> Job:
         assert self._job_id is not None
-        return Job(self._database, self._job_id)
+        return Job(self._database, self._job_id, self._connection)
 
     def _open(self, cursor: Cursor[TupleRow]) -> None:
         row = cursor.execute("select (sightline.open_job(%s, %s, %s, %s)).job_id", self._request).fetchone()

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from sightline.control import cancel
-from sightline.database import Database
+from sightline.database import Database, LentConnection, driver_connection
 from sightline.errors import JobFailed, JobNotVisible, PolicyRefused, ServiceMissing
 from sightline.pulse import SILENT_SECONDS
+from sightline.submission import Submission
 
 log = structlog.get_logger(__name__)
 
@@ -89,11 +90,18 @@ class Note:
 
 
 class Job:
-    """A job by its number. Cheap to make: nothing is asked until a method is called."""
+    """A job by its number. Cheap to make: nothing is asked until a method is called.
 
-    def __init__(self, database: Database, job_id: int) -> None:
+    Args:
+        database: that has it.
+        job_id: its number.
+        lent: the caller's connection in whose transaction it was submitted just now.
+    """
+
+    def __init__(self, database: Database, job_id: int, lent: LentConnection | None = None) -> None:
         self.job_id = job_id
         self._database = database
+        self._submission = None if lent is None else Submission(driver_connection(lent))
 
     def __repr__(self) -> str:
         return f"Job({self.job_id})"
@@ -104,6 +112,8 @@ class Job:
         Raises:
             JobNotVisible: there is no such job, or its transaction has not committed.
         """
+        if self._submission is not None and self._submission.stands():
+            raise JobNotVisible(f"the transaction that submitted job {self.job_id} has not committed: commit it first")
         with (
             self._database.transaction() as connection,
             connection.cursor(row_factory=class_row(JobProgress)) as cursor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from sightline.client import Sightline
 from sightline.errors import ContractViolated, JobNotVisible, RequestRefused, ServiceMissing, UsageError
 from sightline.item import Item
 from sightline.settings import Settings
+from tests.pgbouncer import pgbouncer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -241,6 +243,27 @@ def test_the_callers_psycopg_transaction_decides(client: Sightline, database_url
         job = client.ingest([Item(text="in my transaction")], collection="mine", connection=mine)
         mine.commit()
     assert job.progress().pending == 1
+
+
+@pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="no pgbouncer here (Debian: apt-get install pgbouncer)")
+def test_a_wait_inside_the_transaction_raises_where_no_other_connection_is_left(
+    client: Sightline, database_url: str
+) -> None:
+    """The pooler's only connection is the transaction's: to ask on another one would wait for this very transaction."""
+    with (
+        pgbouncer(database_url, "transaction", default_pool_size=1) as url,
+        Sightline(url, settings=client.settings) as sl,
+        psycopg.connect(url, prepare_threshold=None) as mine,
+    ):
+        for submit in (
+            lambda: sl.ingest([Item(text="a")], collection="pooled", connection=mine),
+            lambda: sl.submit("encode", collection="pooled", items=[{"text": "b"}], connection=mine),
+        ):
+            job = submit()
+            with pytest.raises(JobNotVisible, match="has not committed: commit it first"):
+                job.wait(timeout=5)
+            mine.commit()
+            assert job.progress().pending == 1
 
 
 def test_the_factories_of_a_lent_connection_do_not_matter(client: Sightline, database_url: str, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ DECODERS = 2
 def decode(encoder: Encoder, path: str | Path) -> np.ndarray:
     """A file to what the model takes."""
     with Image.open(io.BytesIO(Path(path).read_bytes())) as image:
+        image.draft(None, encoder.decode_size(*image.size))
         return encoder.prepare_image(np.asarray(image.convert("RGB")))
 
 

@@ -48,6 +48,10 @@ class Encoder:
         self._pixels = PixelBatch(pipeline.image, device, DTYPES[passport.dtype])
         self._loader = Loader(device)
 
+    def decode_size(self, width: int, height: int) -> tuple[int, int]:
+        """The width and height that a decoder which can scale must leave of an image, lying or upright."""
+        return self._image.decode_size(width, height)
+
     def prepare_image(self, image: np.ndarray) -> np.ndarray:
         """Resize and crop as the checkpoint asks.
 

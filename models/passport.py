@@ -9,12 +9,13 @@ from typing import Any
 
 _IDENTITY = (
     "kind", "dim", "weights", "towers", "tokenizer", "context_length", "text_padding", "pooling", "preprocessing",
-    "normalisation",
+    "normalisation", "decoding",
 )  # fmt: skip
 """Fields that make vectors incomparable. `model` and `revision` only name the weights, whose digest decides: a commit
 that edits a README, or a copy in a folder, is the same space. `dtype` is not here either, or a query encoded on a CPU
 worker (float32) could not search vectors of a GPU worker (bfloat16), which agree to a cosine above 0.999."""
 _NAMES = ("model", "revision")
+_LATER = ("towers", "decoding")  # passports that were stored before there was such a field do not say it
 _LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "ftfy", "pillow", "numpy")
 
 
@@ -41,6 +42,8 @@ class Passport:
         modalities: what the model encodes, ("image", "text") or ("image",).
         towers: activation, heads and the like, in words; None in passports that were stored before it was there, which
             are not held against it.
+        decoding: how files become the pixels that are prepared, in words; None as with `towers`: whole images, whose
+            vectors differ less than those of two number formats.
     """
 
     model: str
@@ -60,6 +63,7 @@ class Passport:
     libraries: dict[str, str]
     modalities: tuple[str, ...] = ("image", "text")
     towers: str | None = None
+    decoding: str | None = None
 
     def differences(self, other: Passport) -> list[str]:
         """The fields for which vectors of the two may not be compared; empty if they may.
@@ -67,8 +71,9 @@ class Passport:
         `model` and `revision` are named too, first, when the weights differ: they say why.
         """
         names = [name for name in _IDENTITY if getattr(self, name) != getattr(other, name)]
-        if self.towers is None or other.towers is None:
-            names = [name for name in names if name != "towers"]
+        names = [
+            name for name in names if name not in _LATER or None not in (getattr(self, name), getattr(other, name))
+        ]
         if "weights" in names:
             names = [name for name in _NAMES if getattr(self, name) != getattr(other, name)] + names
         return names

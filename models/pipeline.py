@@ -9,7 +9,7 @@ from models.checkpoint import open_checkpoint
 from models.families import FAMILIES, Family
 from models.files import Checkpoint
 from models.passport import Passport, library_versions
-from models.preprocess import ImagePipeline
+from models.preprocess import DECODING, ImagePipeline
 from models.text import TextPipeline, load_text
 
 _ARITHMETIC = (
@@ -56,6 +56,7 @@ class Pipeline:
             libraries=library_versions(),
             modalities=("image", "text") if text else ("image",),
             towers=_towers(self.config),
+            decoding=DECODING,
         )
 
 

@@ -23,6 +23,11 @@ from PIL import Image
 from models.errors import InvalidInput
 
 _VERSION = 1  # part of the digest: raise it when `apply` computes other pixels from the same configuration
+DECODING = "JPEG scaled by the DCT to 1/2, 1/4 or 1/8 where that divides it and leaves at least twice the resized size"
+"""How files become the pixels that `apply` takes, for passports; `decode_size` is the rule. Vectors of a scaled and of
+a whole decoding agree to a cosine above 0.999 (tests/workers/test_images.py)."""
+_SPARE = 2
+"""Decoded over resized pixels, along a side: fewer, and the filter of the resize would not decide what is seen."""
 _FULL_RESIZE = 32  # resized pixels over cropped pixels, up to which the whole image is resized
 _WIDEST_SUPPORT = 3  # of Pillow's filters (Lanczos), in output pixels when shrinking, in input pixels when enlarging
 FILTERS = {f.value: f.name.lower() for f in Image.Resampling}
@@ -71,6 +76,20 @@ class ImagePipeline:
             if not rules[later]:
                 del rules[later]
         return {"version": _VERSION} | {k: list(v) if isinstance(v, tuple) else v for k, v in rules.items()}
+
+    def decode_size(self, width: int, height: int) -> tuple[int, int]:
+        """The width and height at which a JPEG of this size is decoded, lying or upright: itself, or 1/2, 1/4 or 1/8.
+
+        Both sides must be divisible, or the scaled image would have another aspect, and what a crop keeps would move.
+        """
+        high, wide = self._resized(height, width)
+        turned_wide, turned_high = self._resized(width, height)  # as EXIF may say
+        for scale in (8, 4, 2):
+            if not width % scale and not height % scale and (high, wide) != (height, width):
+                less = width // scale, height // scale
+                if less[0] >= _SPARE * max(wide, turned_wide) and less[1] >= _SPARE * max(high, turned_high):
+                    return less
+        return width, height
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Resize and crop one image; a pure function of its pixels.

@@ -48,6 +48,9 @@ class ImageEncoder(Protocol):
     dim: int
     device: str
 
+    def decode_size(self, width: int, height: int) -> tuple[int, int]:
+        """The width and height that a decoder which can scale must leave of an image of this size."""
+
     def prepare_image(self, image: np.ndarray) -> np.ndarray:
         """uint8 (height, width, 3), RGB, of any size to what `encode_images` takes, sharing no memory with it."""
 

@@ -32,6 +32,7 @@ class Prepared:
     """One element of `items` for the database.
 
     Args:
+        json: `spec` as JSON; empty until it was found to be storable.
         blob: the content to upload for it; None where nothing needs uploading.
         size: bytes of that content, known also where it was not read.
     """
@@ -39,6 +40,10 @@ class Prepared:
     spec: dict[str, Any]
     blob: bytes | None = None
     size: int = 0
+    json: str = ""
+
+
+_JSON = json.JSONEncoder(allow_nan=False)
 
 
 def prepare(found: Found, settings: Settings, stored: Stored | None = None, *, read: bool = True) -> Prepared:
@@ -64,14 +69,15 @@ def prepare(found: Found, settings: Settings, stored: Stored | None = None, *, r
             prepared.spec["group_key"] = item.group_key
         if item.external_id is not None:
             prepared.spec["external_id"] = item.external_id
-        json.dumps(prepared.spec, allow_nan=False)
-        if not is_storable(prepared.spec):
+        text = _JSON.encode(prepared.spec)
+        # In ASCII a character that Postgres cannot store is an escape; most items have none that look like it.
+        if ("\\u0000" in text or "\\ud" in text) and not is_storable(prepared.spec):
             raise _Unfit("BadText", "it contains a NUL character or a lone surrogate, which Postgres cannot store")
     except _Unfit as error:
         return reject(item, error.error_class, str(error))
     except (TypeError, ValueError, RecursionError) as error:
         return reject(item, "BadMetadata", f"its metadata is not JSON: {error}")
-    return prepared
+    return Prepared(prepared.spec, prepared.blob, prepared.size, text)
 
 
 class _Unfit(Exception):
@@ -239,4 +245,5 @@ def reject(item: Item, error_class: str, message: str) -> Prepared:
     message = message.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
     if name not in message:
         message = f"{name}: {message}"
-    return Prepared({"external_id": name, "error": {"class": error_class, "message": message}})
+    spec = {"external_id": name, "error": {"class": error_class, "message": message}}
+    return Prepared(spec, json=_JSON.encode(spec))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -67,9 +68,7 @@ class Ingest:
                 Pulse(self._database, self._job().job_id),
                 progress_bar("submitted", enabled=progress, count=lambda: count_items(items)) as advance,
             ):
-                for batch in self._batches(items, root):
-                    with tuple_cursor(self._database) as cursor:
-                        self._add(cursor, batch)
+                for batch in one_ahead(self._store, self._batches(items, root)):
                     advance(len(batch))
         except BaseException as error:
             self._seal_broken(error)
@@ -104,6 +103,10 @@ class Ingest:
         assert row is not None
         self._job_id = row[0]
 
+    def _store(self, batch: list[Prepared]) -> None:
+        with tuple_cursor(self._database) as cursor:
+            self._add(cursor, batch)
+
     def _add(self, cursor: Cursor[TupleRow], batch: list[Prepared]) -> None:
         blobs = {bytes.fromhex(p.spec["digest"]): p.blob for p in batch if p.blob is not None}
         if blobs:
@@ -111,7 +114,8 @@ class Ingest:
             # Sorted, so that two ingests of the same files cannot wait for each other crosswise.
             contents = [blobs[digest] for (digest,) in sorted(missing)]
             cursor.execute("select sightline.add_blobs(%b::bytea[])", (contents,))
-        cursor.execute("select sightline.feed(%s, %s)", (self._job_id, Jsonb([p.spec for p in batch])))
+        specs = f"[{','.join(p.json for p in batch)}]"
+        cursor.execute("select sightline.feed(%s, %s::jsonb)", (self._job_id, specs))
 
     def _seal(self, cursor: Cursor[TupleRow], error: str | None = None) -> None:
         cursor.execute("select sightline.end_feed(%s, %s)", (self._job_id, error))
@@ -171,6 +175,20 @@ def _stored(
             (collection, ids),
         ).fetchall()
     return {external_id: Stored(*row) for external_id, *row in rows}
+
+
+def one_ahead(step: Callable[[T], object], stream: Iterable[T]) -> Iterator[T]:
+    """Take each of a stream through a step in a thread, while the next one is made; yields it once that is done."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ingest") as thread:
+        under_way: tuple[T, Future[object]] | None = None
+        for one in stream:
+            if under_way is not None:
+                under_way[1].result()
+                yield under_way[0]
+            under_way = one, thread.submit(step, one)
+        if under_way is not None:
+            under_way[1].result()
+            yield under_way[0]
 
 
 def batches(stream: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:

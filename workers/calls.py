@@ -131,7 +131,7 @@ class Calls:
             data = base64.b64decode(given.image or "", validate=True)
         except binascii.Error as error:
             raise InvalidInput(f"{name}: image is not base64: {error}") from error
-        with self._ingress.decoded(data, name) as decoded:
+        with self._ingress.decoded(data, name, served.encoder.decode_size) as decoded:
             return decoded.prepared_by(served.encoder.prepare_image), decoded.notes
 
 

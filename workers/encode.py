@@ -202,7 +202,7 @@ class EncodeWork:
                 raise SourceUnavailable(f"{item.external_id}: {item.uri} changes while it is read")
         if data is None:
             raise SourceUnavailable(f"{item.external_id}: its uploaded content is gone")
-        with self._ingress.decoded(data, item.external_id) as image:
+        with self._ingress.decoded(data, item.external_id, served.encoder.decode_size) as image:
             item.note = "; ".join(image.notes) or None
             return image.prepared_by(served.encoder.prepare_image)
 

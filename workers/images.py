@@ -34,6 +34,9 @@ DECODE_SECONDS = 30.0
 MAX_SCANS = 100
 """Passes over a JPEG. A progressive photograph has about 10; a hostile file has thousands, of a few bytes each."""
 
+DecodeSize = Callable[[int, int], tuple[int, int]]
+"""From a width and height to those that are needed."""
+
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _PILLOW_SIZE = re.compile(r"\((\d+) pixels\)")
 _REDUCED = 254  # tag NewSubfileType, bit 0: a smaller version of another image of the file
@@ -86,8 +89,9 @@ def limit_pixels(max_pixels: int) -> None:
 
 
 def decode_image(
-    data: bytes, name: str, max_pixels: int, make_room: Callable[[int], object] = lambda _: None
-) -> Decoded:
+    data: bytes, name: str, max_pixels: int, make_room: Callable[[int], object] = lambda _: None,
+    decode_size: DecodeSize | None = None,
+) -> Decoded:  # fmt: skip
     """Decode an image.
 
     Args:
@@ -95,6 +99,8 @@ def decode_image(
         name: of the item, for messages.
         max_pixels: of the decoded image, checked before it is decoded.
         make_room: called with the number of pixels before memory is taken for them.
+        decode_size: a JPEG is decoded to an eighth, a quarter or half of its size where that is not below what this
+            says of its width and height; None decodes it whole.
 
     Returns:
         The image: upright by EXIF orientation, transparency laid over white, the first frame of an animation; with the
@@ -105,14 +111,16 @@ def decode_image(
             or OutOfMemory; the message names the item and says why.
     """
     try:
-        return _decode(data, name, max_pixels, make_room)
+        return _decode(data, name, max_pixels, make_room, decode_size)
     except ItemError:
         raise
     except Exception as error:
         raise _explained(error, data, name, max_pixels) from error
 
 
-def _decode(data: bytes, name: str, max_pixels: int, make_room: Callable[[int], object]) -> Decoded:
+def _decode(
+    data: bytes, name: str, max_pixels: int, make_room: Callable[[int], object], decode_size: DecodeSize | None
+) -> Decoded:
     if admitted_format(data) == "TIFF":
         check_tiff(data, name, max_pixels)
     with _open(data, name) as image:
@@ -122,6 +130,8 @@ def _decode(data: bytes, name: str, max_pixels: int, make_room: Callable[[int], 
         if image.format in ("JPEG", "MPO") and _scans(data) > MAX_SCANS:
             raise BrokenImage(f"{name} is a JPEG of more than {MAX_SCANS} scans: made to take for ever")
         make_room(pixels)
+        if decode_size is not None:
+            image.draft(None, decode_size(*image.size))
         image.load()
         notes: list[str] = []
         rgb, conversion = to_rgb(image, notes)

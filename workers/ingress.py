@@ -23,7 +23,7 @@ from workers.errors import (
     TooManyBytes,
     UnsupportedSource,
 )
-from workers.images import Decoded, decode_image, limit_pixels
+from workers.images import Decoded, DecodeSize, decode_image, limit_pixels
 from workers.room import Room
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
@@ -85,8 +85,11 @@ class Ingress:
         return text
 
     @contextmanager
-    def decoded(self, data: bytes, name: str) -> Iterator[Decoded]:
+    def decoded(self, data: bytes, name: str, decode_size: DecodeSize) -> Iterator[Decoded]:
         """The image while the caller needs its pixels; large ones wait for each other.
+
+        Args:
+            decode_size: of the encoder that they are for.
 
         Raises:
             ItemError: see `workers.images.decode_image`.
@@ -97,6 +100,7 @@ class Ingress:
                 name,
                 self._max_pixels,
                 lambda pixels: held.enter_context(self._room.hold(pixels)),
+                decode_size,
             )
 
     def _path(self, uri: str, name: str) -> Path:

@@ -44,6 +44,14 @@ def test_a_copy_is_the_same_space_wherever_and_however_it_runs(clip: Path, tmp_p
     assert replace(copy, libraries={"torch": "9.9"}, revision="0" * 40).differences(passport) == []
 
 
+def test_a_passport_from_before_scaled_decoding_is_the_same_space(passport: Passport) -> None:
+    before = replace(passport, decoding=None)
+    assert passport.decoding is not None
+    assert before.preprocessing == passport.preprocessing
+    assert passport.differences(before) == before.differences(passport) == []
+    assert passport.differences(replace(passport, decoding="another rule")) == ["decoding"]
+
+
 def test_other_weights_are_named_with_what_explains_them(passport: Passport, tmp_path: Path) -> None:
     other = open_pipeline(str(build_clip(tmp_path / "other", seed=5))).passport("float32")
     assert other.differences(passport) == ["model", "weights"]

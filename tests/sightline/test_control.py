@@ -14,6 +14,7 @@ from sightline.client import Sightline
 from sightline.errors import JobFailed, RequestRefused
 from sightline.item import Item
 from tests.sightline.test_ledger import WORKER, beat, claim, take
+from tests.workers.processes import until
 
 
 @pytest.fixture(autouse=True)
@@ -114,9 +115,12 @@ def test_a_cancelled_job_takes_no_more_items(connection: psycopg.Connection) -> 
 
 
 def test_whoever_still_submits_to_a_cancelled_job_is_told(connection: psycopg.Connection, client: Sightline) -> None:
+    in_database = "select n_submitted from sightline.job order by job_id desc limit 1"
+
     def stream() -> Iterator[Item]:
         for n in range(2000):
-            if n == 1000:  # the first batch is in by now
+            if n == 1000:  # the first batch is on its way
+                until(lambda: connection.execute(in_database).fetchone() == (512,))
                 connection.execute("select sightline.cancel(max(job_id)) from sightline.job")
             yield Item(text=f"text {n}", external_id=str(n))
 

@@ -7,11 +7,13 @@ import struct
 import threading
 import time
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from models.encoder import Encoder, load_encoder
 from tests.workers.mutations import data_folder
 from workers import images
 from workers.errors import BrokenImage, DecodeTimeout, ItemError, NotAnImage, TooManyPixels, TruncatedImage
@@ -192,3 +194,48 @@ def test_large_images_wait_for_room_and_small_ones_do_not() -> None:
     first.join(10)
     second.join(10)
     assert order == ["first", "small", "fits", "second"]
+
+
+PHOTO_PIXELS = 2_000_000
+PHOTOS = ["astronaut.png", "chelsea.png", "coffee.png", "gravel.png", "retina.jpg", "rocket.jpg"]
+
+
+def photo(name: str, size: tuple[int, int], **options: Any) -> bytes:
+    with Image.open(data_folder("skimage", "data") / name) as image:
+        return encoded(image.convert("RGB").resize(size, Image.Resampling.BICUBIC), "JPEG", quality=88, **options)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Encoder:
+    return load_encoder("bundled", device="cpu")
+
+
+@pytest.mark.parametrize("size", [(1600, 1200), (1000, 1504)])
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_scaled_decoding_gives_the_vector_of_the_whole_one(
+    bundled: Encoder, name: str, size: tuple[int, int]
+) -> None:
+    limit_pixels(PHOTO_PIXELS)
+    data = photo(name, size)
+    whole = images.decode_image(data, name, PHOTO_PIXELS)
+    scaled = images.decode_image(data, name, PHOTO_PIXELS, decode_size=bundled.decode_size)
+    assert scaled.raw.size < whole.raw.size / 15  # a quarter or an eighth of each side
+    seen = [one.prepared_by(bundled.prepare_image) for one in (whole, scaled)]
+    assert np.abs(seen[0].astype(int) - seen[1]).mean() < 1.2  # of 255
+    one, other = bundled.encode_images(seen)
+    assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.999
+
+
+def test_a_scaled_image_is_upright_and_of_the_same_aspect(bundled: Encoder) -> None:
+    limit_pixels(PHOTO_PIXELS)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = images.decode_image(
+        photo("coffee.png", (1600, 1200), exif=exif), "a", PHOTO_PIXELS, decode_size=bundled.decode_size
+    )
+    assert turned.raw.shape == (200, 150, 3)
+    assert bundled.decode_size(1601, 1200) == (1601, 1200)  # would be of another aspect
+    assert bundled.decode_size(288, 288) == (144, 144)
+    assert bundled.decode_size(284, 284) == (284, 284)  # less than twice what the model sees
+    png = encoded(picture().resize((1600, 1200)), "PNG")
+    assert images.decode_image(png, "a", PHOTO_PIXELS, decode_size=bundled.decode_size).raw.shape == (1200, 1600, 3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -54,17 +54,21 @@ class Golden:
         self._sound_at = time.time()
         self._inputs = [(work, _inputs(encoder, work.kind)) for work in works]
         self._reference = {work.kind: self._alone(work, items) for work, items in self._inputs}
-        self.check()
+        self._check({"in a batch": self._mixed})
 
     def check(self) -> float:
         """Encode all again; returns the worst distance, and sets `reason`."""
+        return self._check({"alone": self._alone, "in a batch": self._mixed})
+
+    def _check(self, ways: Mapping[str, Callable[[Work, Sequence[Any]], np.ndarray]]) -> float:
         with self._checking:
             worst, said = 0.0, ""
             try:
                 for work, items in self._inputs:
                     reference = self._reference[work.kind]
-                    for how, found in (("alone", self._alone(work, items)), ("in a batch", self._mixed(work, items))):
-                        distance = float(np.nan_to_num(np.linalg.norm(found - reference, axis=1), nan=np.inf).max())
+                    for how, encoded in ways.items():
+                        distances = np.linalg.norm(encoded(work, items) - reference, axis=1)
+                        distance = float(np.nan_to_num(distances, nan=np.inf).max())
                         if distance >= worst:
                             worst, said = distance, f"{work.kind}s {how}"
             except EngineUnavailable:  # it closes, or says itself what is wrong with it

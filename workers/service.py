@@ -88,7 +88,7 @@ class Service:
         )
         self._heartbeat = Heartbeat(database_url, state, settings.lease_seconds, self._on_beat)
         self._watch = Loop("watch", self._look_after, settings.lease_seconds / 5)
-        self._golden = Loop("golden", self._spaces.check, CHECK_SECONDS)
+        self._golden = Loop("golden", self._check_golden, CHECK_SECONDS)
         self._dispatcher = Dispatcher(
             database_url, self._broker, self.worker_id, settings.lease_seconds, settings.poll_seconds,
             settings.keep_jobs_days,
@@ -100,6 +100,7 @@ class Service:
             settings, redis_url, queues, self._on_chunks, self._calls.answer, self._on_submit, self._on_refused
         )
         self._consumer = Consumer(self._app, queues)
+        self._loaded_at = float("-inf")
         self._phase: str | None = "it loads its models"
         readiness = Readiness({
             "worker": lambda: [self._phase] if self._phase else [], "postgres": self._heartbeat.troubles,
@@ -129,6 +130,7 @@ class Service:
             time.sleep(0.05)
             if stop is not None and stop.is_set():
                 return
+        self._loaded_at = time.monotonic()
         self._runner.start()
         self._watch.start()
         self._golden.start()
@@ -231,6 +233,10 @@ class Service:
                 log.warning("chunks_left", chunks=ids, reason=str(loading.exception()))
             else:
                 self._runner.take(loading.result(), ids)
+
+    def _check_golden(self) -> None:
+        if time.monotonic() - self._loaded_at > CHECK_SECONDS / 2:  # they were looked at when the models were loaded
+            self._spaces.check()
 
     def _ask_redis(self) -> list[str]:
         self._broker.now()

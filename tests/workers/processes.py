@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,6 +104,16 @@ class WorkerProcess:
         """SIGTERM; the exit code."""
         self.send(signal.SIGTERM)
         return self.wait(seconds)
+
+    def red(self) -> set[str]:
+        """The parts that `/readyz` names; the worker was started with metrics_port=0."""
+        port = self.events("metrics_served")[0]["port"]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=20):
+                return set()
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return {reason["part"] for reason in json.load(refused)["reasons"]}
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Log lines of one kind."""

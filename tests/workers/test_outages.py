@@ -43,7 +43,7 @@ def redis_url(own_stack: EmbeddedStack) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def worker(space: str, start_worker: Workers) -> WorkerProcess:
-    return start_worker()
+    return start_worker(metrics_port=0)
 
 
 def submit(client: Sightline, name: str, count: int) -> Any:
@@ -58,11 +58,13 @@ def test_redis_dies_and_comes_back_empty(
     os.kill(int(client.broker.redis.info("server")["process_id"]), signal.SIGKILL)
     while_away = submit(client, "redis-away", 100)
     worker.wait_for("loop_failed")  # the dispatcher could not publish
+    until(lambda: {"redis", "consumer"} <= worker.red())
     until(own_stack.heal, 10)
     assert job.wait(timeout=40).done == 300
     assert while_away.wait(timeout=20).done == 100
     call = {"kind": "encode", "space": space, "inputs": [{"text": "are you there?"}]}
     assert client.broker.call("encode.interactive", call, 20)["space"] == space
+    assert worker.red() == set()
 
 
 def test_postgres_crashes_in_the_middle_of_a_job(
@@ -72,7 +74,9 @@ def test_postgres_crashes_in_the_middle_of_a_job(
     assert own_stack.info is not None
     postmaster = int((own_stack.info.data / "postmaster.pid").read_text().split("\n", 1)[0])
     os.kill(postmaster, signal.SIGQUIT)  # an immediate shutdown: recovery at the next start, as after a crash
+    until(lambda: "postgres" in worker.red())
     until(own_stack.heal, 20)
+    until(lambda: not worker.red())
 
     def closed() -> Any:
         with psycopg.connect(database_url) as connection:

@@ -63,7 +63,10 @@ class Stage:
                     f"stage {self._name} of the engine of {self._engine} died: {type(error).__name__}: {error}"
                 )
                 DEATHS.labels(self._engine, self._name).inc()
-                log.exception("engine_stage_died", engine=self._engine, stage=self._name, deaths=deaths + 1)
+                # One trace, then one line for each further death in a row.
+                said = f"{type(error).__name__}: {error}"
+                log.error("engine_stage_died", engine=self._engine, stage=self._name, deaths=deaths + 1, error=said,  # noqa: TRY400
+                          exc_info=deaths == 0)  # fmt: skip
                 self._on_death(error)
                 time.sleep(min(LONGEST_PAUSE, 0.02 * deaths))
                 deaths += 1

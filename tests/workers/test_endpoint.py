@@ -94,7 +94,7 @@ def test_a_worker_at_work_is_ready_and_has_measured_every_stage(port: int, clien
     assert found["sightline_batch_size_items_sum", "text", "tiny"] == 31
     for name in ("forward_seconds_count", "collate_seconds_count", "batch_cost_seconds_count"):
         assert found[f"sightline_{name}", "text", "tiny"] >= 2
-    assert found["sightline_budget_seconds", "tiny"] == pytest.approx(0.1)
+    assert found["sightline_budget_seconds", "text", "tiny"] >= 0.1
     assert found["sightline_drift_distance", "tiny"] < 1e-3
     assert found["process_resident_memory_bytes",] > 2**20
 
@@ -116,7 +116,7 @@ def test_a_worker_that_stops_is_no_longer_ready(start_worker: Workers, client: S
         until(lambda: connection.execute("select from sightline.chunk where job_id = %s and state = 'running'", (job.job_id,)).fetchone() is not None)  # fmt: skip
         os.kill(worker.pid, signal.SIGTERM)
         answer = until(lambda: found if (found := get(port, "/readyz"))[0] == 503 else None)
-    assert {"part": "worker", "reason": "it is stopping"} in answer[1]["reasons"]
+    assert "it is stopping" in {reason["reason"] for reason in answer[1]["reasons"]}
     worker.wait(20)
 
 

@@ -14,12 +14,16 @@ from itertools import combinations
 
 BUDGET = 0.1
 """Seconds that a batch may take: whoever asks next waits for the batch that runs, and larger ones gain little."""
+OVERHEAD = 0.1
+"""Part of a batch that its fixed cost may be: where that asks for more than `BUDGET`, a batch may take longer ..."""
+MOST_BUDGET = 0.5
+"""... but no longer than so many seconds."""
 RECENT = 33
 """Forwards whose median tells how right a price is; one that was disturbed does not count."""
 ENOUGH = 5
 """Forwards before the price is scaled at all."""
 RECOVERY = 1 / 1000
-"""Part of the budget that each batch wins back after memory ran out."""
+"""Part of the batch that was too large which each forward wins back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +47,12 @@ class Costs:
     """Prices by kind, and the budget of one batch.
 
     Args:
-        full: the budget while memory suffices, in seconds.
+        least: the budget of what has little fixed cost, in seconds.
     """
 
-    def __init__(self, full: float = BUDGET) -> None:
-        self.full = full
-        self.budget = full
+    def __init__(self, least: float = BUDGET) -> None:
+        self._least = least
+        self._limit = self._too_large = float("inf")
         self._fitted: dict[str, Price] = {}
         self._prices: dict[str, Price] = {}
         self._ratios: dict[str, deque[float]] = {}
@@ -56,6 +60,10 @@ class Costs:
     def price(self, kind: str) -> Price:
         """As of now."""
         return self._prices.get(kind) or Price()
+
+    def budget(self, kind: str) -> float:
+        """Seconds that a batch of this kind may take."""
+        return min(self._limit, max(self._least, min(MOST_BUDGET, self.price(kind).fixed / OVERHEAD)))
 
     def fit(self, kind: str, measured: Mapping[int, Sequence[tuple[int, float]]]) -> None:
         """Set a price.
@@ -83,11 +91,14 @@ class Costs:
         ratios.append(seconds / fitted.cost(n, longest))
         if len(ratios) >= ENOUGH:
             self._prices[kind] = fitted.scaled(statistics.median(ratios))
-        self.budget = min(self.full, self.budget + self.full * RECOVERY)
+        self._limit += self._too_large * RECOVERY if self._limit < self._too_large else 0.0
+        if self._limit >= self._too_large:
+            self._limit = self._too_large = float("inf")
 
     def out_of_memory(self, cost: float) -> None:
         """A batch of this cost did not fit: from now on half of it at most, which is won back slowly."""
-        self.budget = min(self.budget, cost) / 2
+        self._too_large = cost if self._limit == float("inf") else self._too_large
+        self._limit = min(self._limit, cost) / 2
 
 
 def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:

@@ -290,8 +290,8 @@ class Engine:
         elif too_large:
             self._costs.out_of_memory(batch.cost)
             log.warning("batch_out_of_memory", engine=self._name, items=n,
-                        budget_seconds=round(self._costs.budget, 4))  # fmt: skip
-        metrics.BUDGET.labels(self._name).set(self._costs.budget)
+                        budget_seconds=round(self._costs.budget(batch.kind), 4))  # fmt: skip
+        metrics.BUDGET.labels(self._name, batch.kind).set(self._costs.budget(batch.kind))
         metrics.BATCH_SIZE.labels(self._name, batch.kind).observe(n)
         metrics.BATCH_COST.labels(self._name, batch.kind).observe(batch.cost)
 

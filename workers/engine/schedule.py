@@ -79,10 +79,11 @@ class Batch(Generic[T]):
 class Prices(Protocol):
     """See `workers.engine.costs.Costs`."""
 
-    budget: float
-
     def price(self, kind: str) -> Price:
         """Of one kind."""
+
+    def budget(self, kind: str) -> float:
+        """Of one batch of a kind, in seconds."""
 
 
 class Schedule(Generic[T]):
@@ -179,7 +180,7 @@ class Schedule(Generic[T]):
         window = self._window(lane, kind)
         sizes = [ticket.size for ticket in window]
         order = sorted(range(len(window)), key=sizes.__getitem__)
-        budget = self._prices.budget
+        budget = self._prices.budget(kind)
         low, high = _grow(sorted(sizes), order.index(0), price, budget)
         tickets = [window[index] for index in order[low:high]]
         full = len(tickets) < len(window) or len(tickets) == MOST

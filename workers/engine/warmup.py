@@ -23,7 +23,7 @@ def warm_up(work: Work, costs: Costs) -> None:
     for sample in work.samples():
         points = measured.setdefault(work.size(sample), [])
         n = 1
-        while n <= MOST and (not points or points[-1][1] < costs.full):
+        while n <= MOST and (n <= 2 or points[-1][1] < costs.budget(work.kind)):
             try:
                 # The first one of a size sets memory aside; the second is what it takes.
                 seconds = min(_seconds(work, [sample] * n), _seconds(work, [sample] * n))
@@ -34,11 +34,13 @@ def warm_up(work: Work, costs: Costs) -> None:
                 break
             points.append((n, seconds))
             n *= 2
-    costs.fit(work.kind, measured)
+            costs.fit(work.kind, measured)
     price = costs.price(work.kind)
     if short is not None:
         costs.out_of_memory(price.cost(*short))
-        log.warning("warm_up_out_of_memory", kind=work.kind, items=short[0], budget_seconds=round(costs.budget, 4))
+        log.warning(
+            "warm_up_out_of_memory", kind=work.kind, items=short[0], budget_seconds=round(costs.budget(work.kind), 4)
+        )
     log.info("warmed_up", kind=work.kind, largest={size: points[-1] for size, points in measured.items()},
              fixed_ms=round(price.fixed * 1e3, 3), item_ms=round(price.per_item * 1e3, 4),
              unit_ms=round(price.per_unit * 1e3, 7))  # fmt: skip

@@ -69,14 +69,23 @@ def test_a_price_stands_until_there_are_enough_forwards() -> None:
 
 
 def test_memory_that_runs_out_halves_the_budget_which_comes_back_slowly() -> None:
-    costs = Costs(full=0.1)
+    costs = Costs(least=0.1)
     costs.out_of_memory(0.08)
-    assert costs.budget == pytest.approx(0.04)
+    assert costs.budget("text") == pytest.approx(0.04)
     costs.out_of_memory(0.04)
-    assert costs.budget == pytest.approx(0.02)
+    assert costs.budget("text") == pytest.approx(0.02)
     for _ in range(100):
         costs.observe("text", 1, 10, 0.01)
-    assert costs.budget == pytest.approx(0.03)
-    for _ in range(2000):
+    assert costs.budget("text") == pytest.approx(0.028)
+    for _ in range(1000):
         costs.observe("text", 1, 10, 0.01)
-    assert costs.budget == 0.1
+    assert costs.budget("text") >= 0.1
+
+
+def test_a_batch_is_as_long_as_its_fixed_cost_asks_for() -> None:
+    """Where a forward of one item is mostly overhead, batches of one would waste it, on a slow machine too."""
+    costs = Costs(least=0.1)
+    costs.fit("image", {10: [(n, 0.033 + n * 0.044) for n in (1, 2, 4, 8)]})
+    assert costs.budget("image") == pytest.approx(0.33)
+    costs.fit("image", {10: [(n, 0.001 + n * 0.6) for n in (1, 2)]})
+    assert costs.budget("image") == 0.1

@@ -184,7 +184,7 @@ def test_out_of_memory_halves_the_budget(engine: Engine, model: Model, costs: Co
 
     model.trouble = trouble
     assert results(engine.submit("text", [Text(n) for n in range(200)])) == [2.0 * n for n in range(200)]
-    assert 0.04 < costs.budget < 0.06
+    assert 0.04 < costs.budget("text") < 0.06
     assert sum(len(batch) > 10 for batch in model.batches) <= 3  # found out once, beside what was prepared already
 
 
@@ -198,7 +198,7 @@ def test_one_item_that_needs_all_memory_costs_the_others_no_budget(engine: Engin
     with pytest.raises(MemoryError):
         futures[13].result(5)
     assert results(futures[:13] + futures[14:]) == [2.0 * n for n in range(20) if n != 13]
-    assert costs.budget == costs.full
+    assert costs.budget("text") == 0.1
 
 
 def test_a_wrong_number_of_vectors_is_an_error(engine: Engine, model: Model) -> None:

@@ -18,11 +18,14 @@ KINDS = ("image", "text", "pairs")
 class Prices:
     """A price for all kinds."""
 
-    budget: float = 0.1
+    most: float = 0.1
     given: Price = field(default_factory=lambda: Price(fixed=0.002, per_item=0.0001, per_unit=0.00002))
 
     def price(self, _: str) -> Price:
         return self.given
+
+    def budget(self, _: str) -> float:
+        return self.most
 
 
 def schedule(prices: Prices | None = None) -> tuple[Schedule[Ticket], list[Ticket]]:
@@ -76,7 +79,7 @@ class Anything(RuleBasedStateMachine):
         budget=st.floats(0.001, 0.5), price=st.builds(Price, st.floats(0, 0.05), st.floats(0, 0.01), st.floats(0, 1e-4))
     )
     def prices_change(self, budget: float, price: Price) -> None:
-        self.prices.budget, self.prices.given = budget, price
+        self.prices.most, self.prices.given = budget, price
 
     @precondition(lambda self: self.waiting)
     @rule(full_only=st.booleans())
@@ -90,7 +93,7 @@ class Anything(RuleBasedStateMachine):
         assert len(tickets) == len(batch.tickets) <= MOST
         assert all(one.kind == batch.kind and not one.expired(self.now) for one in tickets)
         assert batch.cost == self.prices.given.cost(len(tickets), max(one.size for one in tickets))
-        assert batch.cost <= self.prices.budget or len(tickets) == 1
+        assert batch.cost <= self.prices.most or len(tickets) == 1
         # The oldest of the lane is in it, and nobody from further behind than the window of its lane and kind.
         assert next(one for one in self.waiting if one.lane == batch.lane) in tickets
         for place, lane in enumerate(LANES):

@@ -1,4 +1,4 @@
-"""The shipped dual encoder: loaded as any Hugging Face CLIP model is."""
+"""The shipped dual encoders, the one that searches and the judge: loaded as any Hugging Face CLIP model is."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from models.scenes.recall import recall_at
 from models.scenes.sample import sample_scene, twin
 
 WEIGHTS = Path(__file__).parents[3] / "models" / "weights" / "scenes-dual-encoder"
+JUDGE = WEIGHTS.with_name("scenes-judge")
+BOTH = pytest.mark.parametrize("folder", [WEIGHTS, JUDGE], ids=lambda folder: folder.name)
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +25,19 @@ def encoder() -> Encoder:
     return Encoder(WEIGHTS)
 
 
-def test_the_card_tells_every_target_and_the_digests_hold() -> None:
-    card = verify(WEIGHTS)
+@BOTH
+def test_the_card_tells_every_target_and_the_digests_hold(folder: Path) -> None:
+    card = verify(folder)
+    assert card["name"] == folder.name
     assert set(TARGETS) <= set(card["figures"])
     assert card["licence"] == "Apache-2.0"
     assert card["limits"]
+
+
+def test_the_judge_was_trained_on_other_scenes_than_what_it_marks() -> None:
+    cards = [verify(folder) for folder in (WEIGHTS, JUDGE)]
+    assert cards[0]["seed"] != cards[1]["seed"]
+    assert cards[0]["files"]["model.safetensors"] != cards[1]["files"]["model.safetensors"]
 
 
 def test_weights_changed_by_one_byte_are_refused(tmp_path: Path) -> None:
@@ -39,11 +49,14 @@ def test_weights_changed_by_one_byte_are_refused(tmp_path: Path) -> None:
         verify(copy)
 
 
-def test_the_weights_are_small() -> None:
-    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 6.5e6
+def test_all_weights_together_are_small() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.parent.rglob("*")) < 40e6
+    assert all(sum(path.stat().st_size for path in folder.iterdir()) < 6.5e6 for folder in (WEIGHTS, JUDGE))
 
 
-def test_texts_find_their_scenes_far_above_chance(encoder: Encoder) -> None:
+@BOTH
+def test_texts_find_their_scenes_far_above_chance(folder: Path) -> None:
+    encoder = Encoder(folder)
     # Validation scenes: the figures on test scenes are the card's.
     scenes = [sample_scene(i, split_name="validation", things=(2, 4)) for i in range(2000, 2200)]
     images = encoder.images(pictures(scenes))

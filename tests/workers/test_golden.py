@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +15,14 @@ import torch
 
 from models.encoder import Encoder, load_encoder
 from sightline.client import Sightline
+from tests.models.families.builders import (
+    build_altclip,
+    build_chinese_clip,
+    build_dinov2,
+    build_metaclip_2,
+    build_naflex,
+    build_resnet,
+)
 from tests.workers.conftest import make_space
 from workers.cancellations import Cancellations
 from workers.database import Pool, open_pool
@@ -87,6 +95,21 @@ def test_a_sound_model_gives_its_golden_vectors_alone_and_in_a_batch(own: Encode
     golden = Golden(own, works_of(own), engine, "own")
     assert golden.check() < TOLERANCE["float32"] / 10
     assert (golden.reason, golden.epoch) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    "build", [build_metaclip_2, build_altclip, build_chinese_clip, build_naflex, build_dinov2, build_resnet]
+)
+def test_models_of_every_family_are_sound(build: Callable[[Path], Path], tmp_path: Path) -> None:
+    encoder = load_encoder(str(build(tmp_path)), device="cpu")
+    works = works_of(encoder)
+    for work in works:  # what the warm-up encodes
+        sizes = [work.size(sample) for sample in work.samples()]
+        assert sizes == sorted(sizes)
+        assert len(list(work.forward(work.collate(work.samples())))) == len(sizes)
+    with closing(Engine(works, "family")) as engine:
+        golden = Golden(encoder, works, engine, "family")
+        assert golden.check() < TOLERANCE["float32"]
 
 
 def test_weights_that_changed_are_noticed_until_they_are_right_again(own: Encoder, engine: Engine) -> None:

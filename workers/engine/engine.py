@@ -239,6 +239,7 @@ class Engine:
             self._spare.notify()  # the next one may be prepared now
         if isinstance(work, Ready):
             self._run(work)
+            self._stages[0].trouble = None  # a batch went through, and the preparation may have no turn for long
         else:
             settle(work.future, _outcome(work.run))
         self._running, self._began = [], None

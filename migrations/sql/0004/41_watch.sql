@@ -14,6 +14,46 @@ $$;
 
 update sightline.watch w set triggers = sightline.watch_triggers(w.source, w.watch_id);
 
+-- Bring the items of some ids to what their rows say: a job for those that are new or changed, an end to those whose rows are gone or
+-- have no content. `contents` has null for those.
+create or replace function sightline.follow_rows(watched sightline.watch, ids text[], contents text[], lane text) returns void
+language plpgsql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
+declare
+  target_space sightline.space := sightline.resolve_space(watched.space);
+  target_collection text := (select c.name from sightline.collection c where c.collection_id = watched.collection_id);
+  good jsonb;
+  bad jsonb;
+  job bigint;
+begin
+  with given as materialized (
+    select g.id, s.spec, case when not sightline.is_plain_item(s.spec, target_space.modalities)
+                              then sightline.item_problem(s.spec, target_space.modalities, true) end as problem
+    from unnest(ids, contents) g(id, content)
+    cross join lateral (
+      select jsonb_build_object('external_id', g.id, case watched.modality when 'text' then 'text' else 'uri' end, g.content) as spec
+    ) s
+    where g.content ~ '\S'
+  )
+  select coalesce(jsonb_agg(spec) filter (where problem is null), '[]'),
+         coalesce(jsonb_agg(jsonb_build_object('external_id', coalesce(nullif(left(id, 400), ''), '(empty)'),
+                                               'error', jsonb_build_object('class', 'InvalidInput', 'message', problem))) filter (where problem is not null), '[]')
+  into good, bad from given;
+
+  -- What a row no longer says must not be found.
+  delete from sightline.item i
+  where i.collection_id = watched.collection_id and i.watch_id = watched.watch_id and i.external_id = any (ids)
+    and i.external_id not in (select g->>'external_id' from jsonb_array_elements(good) g);
+
+  if bad <> '[]' or exists (select from sightline.plan_items(watched.space, target_collection, good) p
+                            where p.new + p.changed + p.updated + p.encode_images + p.encode_texts > 0) then
+    job := (sightline.open_job('encode', jsonb_build_object('space', watched.space), target_collection, lane)).job_id;
+    perform sightline.add_items(job, good || bad), sightline.seal_job(job);
+  end if;
+  update sightline.item i set watch_id = watched.watch_id
+  where i.collection_id = watched.collection_id and i.watch_id is distinct from watched.watch_id
+    and i.external_id in (select g->>'external_id' from jsonb_array_elements(good) g);
+end $$;
+
 -- One step of a watch: some marks, and a piece of the scan that is under way. Returns how many rows and marks it dealt with.
 create or replace function sightline.follow(watched sightline.watch, step int) returns bigint
 language plpgsql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$

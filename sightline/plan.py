@@ -144,6 +144,18 @@ def hnsw_indexes(connection: psycopg.Connection, space: str, modalities: list[st
     return [name for (name,) in rows]
 
 
+def insertion_hours(database: Database, space: str, vectors: int) -> tuple[list[str], float | None]:
+    """The HNSW indexes of a space, and the hours that so many vectors at most take to go through them.
+
+    None for few vectors, or where there is no index. Needs no right but that of a submitter.
+    """
+    with database.transaction() as connection:
+        row = connection.execute("select s.name, s.modalities from sightline.resolve_space(%s) s", (space,)).fetchone()
+        assert row is not None
+        indexes = hnsw_indexes(connection, *row)
+    return indexes, vectors / INDEXED_ROWS_PER_SECOND / 3600 if indexes and vectors > BATCH_ITEMS else None
+
+
 def _recent_rate(connection: psycopg.Connection, space: str) -> float | None:
     """Items per second of a space's last 500 chunks, over the time in which at least one of them was running."""
     row = connection.execute(

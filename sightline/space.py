@@ -33,6 +33,8 @@ class IndexStatus:
     index_bytes: int | None
     build_memory: int
     """Bytes of maintenance_work_mem that an in-memory build needs (about 1.3 x rows x (8 + 2 dim + 2 x 16 x 8))."""
+    memory_limit: int
+    """Bytes that a build gets here at most, see `build_memory_limit`; one that needs more is many times slower."""
     progress: float | None  # of a build that runs, 0 to 1
 
 
@@ -191,13 +193,19 @@ def index_status(database: Database, name: str) -> list[IndexStatus]:
                    case when c.oid is null then 'none' when p.pid is not null then 'building'
                         when i.indisvalid then 'ready' else 'invalid' end as state,
                    (1.3 * n.rows * (8 + 2 * t.dim + 2 * 16 * 8))::bigint as build_memory,
-                   case when p.tuples_total > 0 then p.tuples_done::float / p.tuples_total end as progress
+                   greatest(2147483648, (select s.reset_val::bigint * 1024 from pg_settings s
+                                         where s.name = 'maintenance_work_mem')) as memory_limit,
+                   -- pgvector tells blocks. Before them little is done; after them what changed since is looked at.
+                   case when p.pid is null then null
+                        when p.phase like '%%loading tuples%%' then p.blocks_done::float / greatest(1, p.blocks_total)
+                        when p.phase ~ '^index validation|snapshots' then 1.0 else 0.0 end as progress
             from target t
             cross join lateral (select count(*) as rows from sightline.embedding e
                                 where e.space_id = t.space_id and e.slot = 0 and e.modality = t.modality) n
             left join pg_class c on c.relname = t.index and c.relnamespace = 'sightline'::regnamespace
             left join pg_index i on i.indexrelid = c.oid
-            left join pg_stat_progress_create_index p on p.index_relid = c.oid
+            left join pg_class again on again.relname = t.index || '_ccnew' and again.relnamespace = c.relnamespace
+            left join pg_stat_progress_create_index p on p.index_relid in (c.oid, again.oid)  -- the latter is a rebuild
             order by t.modality
             """,
             (name,),

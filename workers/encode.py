@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import structlog
 
+from workers import metrics
 from workers.cancellations import Cancellations, Cancelled
 from workers.database import Pool
-from workers.decoders import Decoders
+from workers.decoders import Decoders, Step
 from workers.encoding import Kind
 from workers.engine import Lane
 from workers.errors import BadVector, EngineUnavailable, SourceUnavailable
@@ -87,13 +88,9 @@ class EncodeWork:
             for part in parts(work):
                 wanted = [item for item in part if not self._drop_cancelled(item, wanted_by[item.item_id])]
                 self._start_part(
-                    served,
-                    chunks[0].lane,
-                    wanted,
-                    boarding,
-                    stats,
+                    served, chunks[0].lane, wanted, boarding, stats,
                     lambda future, item: watch.add(future, wanted_by[item]),
-                )
+                )  # fmt: skip
             known = outcomes(items)
             served.check()
             counts = self._writer.flush(served.space_id, chunks, known, self._cancellations.chunks)
@@ -124,7 +121,7 @@ class EncodeWork:
     ) -> None:  # fmt: skip
         """Bring a part's items to the engine, or to the vector that another item has already."""
         budget = _Budget(PART_BYTES)
-        self._decoders.each(lambda item: self._read(item, budget), part)
+        self._decoders.each(_timed("read", lambda item: self._read(item, budget)), part)
         first: dict[tuple[str, bytes], tuple[Item, Future[Vector]]] = {}
         for item in part:
             if item.error is None and item.actual is not None:
@@ -135,7 +132,7 @@ class EncodeWork:
             first.pop(key)[1].set_result(vector)
         items = [item for item, _ in first.values()]
         self._read_blobs(items)
-        prepared = self._decoders.each(lambda item: self._prepare(served, item), items)
+        prepared = self._decoders.each(_timed("prepare", lambda item: self._prepare(served, item)), items)
         kinds: tuple[Kind, Kind] = ("image", "text")
         for kind in kinds:
             ready = [(pair, done) for pair, done in zip(first.values(), prepared, strict=True)
@@ -205,6 +202,16 @@ class EncodeWork:
         with self._ingress.decoded(data, item.external_id, served.encoder.decode_size) as image:
             item.note = "; ".join(image.notes) or None
             return image.prepared_by(served.encoder.prepare_image)
+
+
+def _timed(name: str, step: Step) -> Step:
+    seconds = metrics.DECODE.labels(name)
+
+    def timed(item: Item) -> Any:
+        with seconds.time():
+            return step(item)
+
+    return timed
 
 
 def _land(flight: Future[Vector], note: str | None, done: Future[np.ndarray]) -> None:

@@ -16,7 +16,7 @@ from sightline.client import Sightline
 from sightline.errors import PolicyRefused, UsageError
 from sightline.item import Ingestible, Item
 from sightline.job import Job, JobProgress
-from sightline.plan import IngestPlan
+from sightline.plan import IngestPlan, insertion_hours
 from sightline.prune import Pruned
 from sightline.settings import Settings
 
@@ -76,6 +76,7 @@ def ingest(
             print_plan(plan, gone, as_json=as_json)
             return
         job = client.ingest(items, collection=collection, space=space, root=root, progress=shown)
+        advise(client, space, job, shown=shown)
         ended = job.wait(progress=shown) if wait else job.progress()
         pruned: list[Pruned] = []
         refusal: PolicyRefused | None = None
@@ -108,16 +109,28 @@ def print_plan(plan: IngestPlan, gone: Sequence[Pruned], *, as_json: bool) -> No
     else:
         out.print(f"encode: {plan.encode:,} items, about {duration(plan.hours)} at {rate:,.1f}/s as of late")
     if plan.index_hours is not None:
-        out.print(
-            f"index: inserting through {', '.join(plan.indexes)} takes about {duration(plan.index_hours)}; "
-            "for a bulk load drop it (sightline space index --drop), ingest, and build it again (sightline space index)"
-        )
+        out.print(index_advice(plan.indexes, plan.index_hours))
     for found in gone:
         out.print(f"prune: {found.gone:,} of {found.stored:,} items of {found.folder} are gone")
         if found.problem is not None:
             err.print(f"  would be refused: {found.problem}", markup=False, soft_wrap=True)
     for problem in plan.problems:
         err.print(f"  {problem['external_id']}: {problem['class']}: {problem['message']}", markup=False, soft_wrap=True)
+
+
+def advise(client: Sightline, space: str, job: Job, *, shown: bool) -> None:
+    """Say what the indexes of the space will cost a large job, as long as they can still be dropped."""
+    indexes, hours = insertion_hours(client.database, space, job.progress().pending)
+    if shown and hours is not None:
+        err.print(index_advice(indexes, hours), soft_wrap=True)
+
+
+def index_advice(indexes: Sequence[str], hours: float) -> str:
+    """What a bulk load into a space with indexes takes, and what to do about it."""
+    return (
+        f"index: inserting through {', '.join(indexes)} takes about {duration(hours)}; "
+        "for a bulk load drop it (sightline space index --drop), ingest, and build it again (sightline space index)"
+    )
 
 
 def duration(hours: float) -> str:

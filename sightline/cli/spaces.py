@@ -122,9 +122,21 @@ def print_indexes(found: list[IndexStatus]) -> None:
     """A table of indexes."""
     print_table(
         ["index", "state", "vectors", "size", "memory a build needs"],
-        [(i.index, i.state, i.rows, _mib(i.index_bytes), _mib(i.build_memory)) for i in found],
+        [(i.index, _state(i), i.rows, _mib(i.index_bytes), _mib(i.build_memory)) for i in found],
         empty="no indexes",
     )
+    for index in found:
+        if index.build_memory > index.memory_limit:
+            err.print(
+                f"{index.index}: a build needs {_mib(index.build_memory)} of memory and gets at most "
+                f"{_mib(index.memory_limit)}, and goes on many times slower without: alter system set "
+                f"maintenance_work_mem = '{index.build_memory // 2**20 + 1}MB'; select pg_reload_conf();",
+                soft_wrap=True,
+            )
+
+
+def _state(index: IndexStatus) -> str:
+    return index.state if index.progress is None else f"{index.state}, {index.progress:.0%}"
 
 
 def _mib(size: int | None) -> str:

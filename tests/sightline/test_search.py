@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psycopg
@@ -329,5 +330,15 @@ def test_index_status_and_rebuild(client: Sightline, connection: psycopg.Connect
     connection.execute("update pg_index set indisvalid = false where indexrelid = 'sightline.toy_text_hnsw'::regclass")
     assert index_status(client.database, "toy")[1].state == "invalid"
     assert index_space(client.database, "toy") == ["toy_text_hnsw"]
-    assert index_space(client.database, "toy", rebuild=True) == ["toy_image_hnsw", "toy_text_hnsw"]
+    with ThreadPoolExecutor(1) as thread:
+        building = thread.submit(index_space, client.database, "toy", rebuild=True)
+        seen = [
+            status.progress
+            for looked in iter(lambda: [] if building.done() else index_status(client.database, "toy"), [])
+            for status in looked
+            if status.progress is not None
+        ]
+    assert building.result() == ["toy_image_hnsw", "toy_text_hnsw"]
+    assert any(0 < share < 1 for share in seen)
+    assert all(0 <= share <= 1 for share in seen)
     assert [status.state for status in index_status(client.database, "toy")] == ["ready", "ready"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import socket
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -37,8 +40,34 @@ VIT = "vit"
 BUNDLED = "bundled"
 TABLE = "ideal"
 JOB_SECONDS = 600.0
-BATCH = 32
-"""Photographs of one forward of the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Forwards of a worker.
+
+    Args:
+        count: how many.
+        seconds, items: of all of them.
+    """
+
+    count: float
+    seconds: float
+    items: float
+
+    def since(self, before: Batches) -> Batches:
+        """Those after an earlier moment."""
+        return Batches(self.count - before.count, self.seconds - before.seconds, self.items - before.items)
+
+    @property
+    def mean_ms(self) -> float:
+        """Milliseconds of one."""
+        return 1000 * self.seconds / self.count
+
+    @property
+    def mean_size(self) -> float:
+        """Items of one."""
+        return self.items / self.count
 
 
 class Arena:
@@ -195,14 +224,16 @@ class Arena:
             self._plain = PlainCelery(self.services.redis_url, self.connection)
         return self._plain
 
-    def batch_ms(self, model: str) -> tuple[float, int]:
-        """Milliseconds of one of the worker's bulk batches of photographs, and its size."""
-        return 1000 * self.loop(model).forward_seconds(self.files, BATCH), BATCH
+    def batches(self) -> Batches:
+        """What the worker has measured of its forwards of photographs so far."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.settings.metrics_port}/metrics", timeout=60) as answer:
+            lines = [line for line in answer.read().decode().splitlines() if 'kind="image"' in line]
 
-    def worker_rss(self) -> int:
-        """Bytes of memory that the worker holds now."""
-        status = Path(f"/proc/{self.services.worker.pid}/status").read_text()
-        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+        def total(name: str) -> float:
+            return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{"))
+
+        forward = "sightline_forward_seconds"
+        return Batches(total(f"{forward}_count"), total(f"{forward}_sum"), total("sightline_batch_size_items_sum"))
 
     @contextmanager
     def database(self, name: str) -> Iterator[str]:
@@ -273,8 +304,14 @@ class PlainCelery:
 def open_arena(scale: Scale, folder: Path) -> Iterator[Arena]:
     """Start the stack and its worker under `folder`, with the settings that a user gets."""
     folder.chmod(0o755)
-    settings = Settings(home=folder / "home", log_level="warning", media_roots=[folder])
-    os.environ |= {"SIGHTLINE_MEDIA_ROOTS": json.dumps([str(folder)]), "SIGHTLINE_LOG_LEVEL": "warning"}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = Settings(home=folder / "home", log_level="warning", media_roots=[folder], metrics_port=port)
+    os.environ |= {  # for the worker
+        "SIGHTLINE_MEDIA_ROOTS": json.dumps([str(folder)]),
+        "SIGHTLINE_LOG_LEVEL": "warning",
+        "SIGHTLINE_METRICS_PORT": str(port),
+    }
     with ExitStack() as undo:
         services = undo.enter_context(running_services(settings))
         yield Arena(scale, folder, services, settings, undo)

@@ -16,6 +16,8 @@ from sightline.item import Item
 from sightline.job import Job
 
 CALLS_PER_SECOND = 10.0
+WAITING = 64
+"""Threads that wait until their call is due, or for its answer: more than ever wait at a time."""
 AHEAD = 2
 """Jobs that are open at any time."""
 
@@ -27,31 +29,31 @@ def measure(arena: Arena) -> list[Row]:
     numbers = itertools.count(1)
     calls: list[list[float]] = []
     noops: list[list[float]] = []
-    with _bulk(arena) as encoded:
-        before = encoded()
-        began = time.monotonic()
+
+    def ask() -> None:
+        arena.client.encode(texts=[f"busy {next(numbers)}"], space=space, timeout=60)
+
+    with _bulk(arena):
+        before, began = arena.batches(), time.monotonic()
         for round_ in range(arena.scale.rounds):
-            with ThreadPoolExecutor(64) as callers:
-                due = arrivals(round_, count)
-                asked = _at(
-                    callers, due, lambda: arena.client.encode(texts=[f"busy {next(numbers)}"], space=space, timeout=60)
-                )
-                idle = _at(callers, arrivals(1000 + round_, count), noop)
+            with ThreadPoolExecutor(WAITING) as callers, ThreadPoolExecutor(WAITING) as idlers:
+                asked = _at(callers, arrivals(round_, count), ask)
+                idle = _at(idlers, arrivals(1000 + round_, count), noop)
                 calls.append([future.result() for future in asked])
                 noops.append([future.result() for future in idle])
-        rate = (encoded() - before) / (time.monotonic() - began)
-        batch_ms, size = arena.batch_ms(VIT)
+        batch = arena.batches().since(before)
+        rate = batch.items / (time.monotonic() - began)
     flat, nothing = [x for part in calls for x in part], [x for part in noops for x in part]
-    allowed = [2 * batch_ms + percentile(part, 99) for part in noops]
+    allowed = [2 * batch.mean_ms + percentile(part, 99) for part in noops]
     ours = [percentile(part, 99) for part in calls]
-    pooled = percentile(flat, 99) / (2 * batch_ms + percentile(nothing, 99))
+    pooled = percentile(flat, 99) / (2 * batch.mean_ms + percentile(nothing, 99))
     return [
         Row(
             "busy", "99th percentile of a query text while bulk runs, 224-px ViT",
             "two batch times + 99th percentile of a call that does nothing", "x",
             [a / b for a, b in zip(ours, allowed, strict=True)], ours, allowed, "ms", 1.0, at_least=False, pooled=pooled,
             note=f"of {len(flat)} calls, {CALLS_PER_SECOND:.0f} a second at random: p50 {percentile(flat, 50):.0f}, "
-            f"p99 {percentile(flat, 99):.0f} ms; a batch of {size} takes {batch_ms:.0f} ms; call that does nothing p99 "
+            f"p99 {percentile(flat, 99):.0f} ms; a batch of {batch.mean_size:.1f} photographs takes {batch.mean_ms:.0f} ms in its forward; call that does nothing p99 "
             f"{percentile(nothing, 99):.0f} ms; bulk ran at {rate:.1f} items/s beside them",
         )
     ]  # fmt: skip
@@ -76,8 +78,8 @@ def _at(callers: ThreadPoolExecutor, due: list[float], call: Callable[[], object
 
 
 @contextmanager
-def _bulk(arena: Arena) -> Iterator[Callable[[], int]]:
-    """Keep the worker busy with photographs; yields a function that says how many are encoded."""
+def _bulk(arena: Arena) -> Iterator[None]:
+    """Keep the worker busy with photographs."""
     stop, running = threading.Event(), threading.Event()
     jobs: list[Job] = []
     files = arena.photographs(VIT)
@@ -97,7 +99,7 @@ def _bulk(arena: Arena) -> Iterator[Callable[[], int]]:
         try:
             while not (feeder.done() or running.wait(0.1)):
                 pass
-            yield lambda: sum(job.progress().done for job in list(jobs))
+            yield
         finally:
             stop.set()
             feeder.result()

@@ -9,7 +9,7 @@ from benchmarks.row import Row, ratio_row
 
 def measure(arena: Arena) -> list[Row]:
     """Rows per second of both."""
-    rows = max(1000, arena.scale.rows // 5)
+    rows = min(8192, arena.scale.rows)
     found = persist.measure(arena.scale.rounds, rows)
     return [
         ratio_row(

@@ -33,18 +33,19 @@ def measure(arena: Arena) -> list[Row]:
 def measure_model(arena: Arena, model: str) -> list[Row]:
     """Bulk, plain Celery and concurrent calls of one model, in the same rounds."""
     files = arena.photographs(model)
+    some = files[: len(files) // 3]
     loop, plain = arena.loop(model), arena.plain_celery()
-    serve(arena, model, files[: max(4, len(files) // 5)])  # loads the model and warms it up
+    serve(arena, model, some)  # loads the model and warms it up
     plain.run(model, files[:4])
     space = arena.space(model)
-    call_all(arena, space, files[:CALLERS])
+    call_all(arena, space, some[:CALLERS])
     rates = alternate(
         arena.scale.rounds,
         {
             "ideal": lambda _: loop.run(files, f"{TABLE}_{model}"),
             "served": lambda _: serve(arena, model, files, check=True),
-            "plain": lambda _: plain.run(model, files),
-            "calls": lambda _: call_all(arena, space, files),
+            "plain": lambda _: plain.run(model, some),
+            "calls": lambda _: call_all(arena, space, some),
         },
     )
     gpu = arena.encoder(model).device != "cpu"

@@ -23,9 +23,9 @@ def photo(seed: int) -> bytes:
 
 
 def write_photos(folder: Path, count: int) -> list[Path]:
-    """Files of `count` photographs; those beyond the first thousand differ by a comment only."""
+    """Files of `count` photographs; those beyond the first 300 differ by a comment only."""
     folder.mkdir(parents=True)
-    originals = [photo(n) for n in range(min(count, 1000))]
+    originals = [photo(n) for n in range(min(count, 300))]
     files = [folder / f"{n:05}.jpg" for n in range(count)]
     for file, content in zip(files, copies(originals, 0, count), strict=True):
         file.write_bytes(content)

@@ -19,7 +19,7 @@ class Scale:
 
     Args:
         rounds: alternating rounds of each row; the figure is their median.
-        images: photographs of one round with the ViT.
+        images: photographs of one round with the ViT; plain Celery and calls, which need no run-up, take a third.
         small: photographs of one round with the bundled encoder, which is several times faster.
         texts: of one round.
         calls: timed calls of one round, where calls are timed one by one.
@@ -41,11 +41,11 @@ class Scale:
 
 
 FULL = Scale(
-    rounds=5, images=160, small=600, texts=800, calls=60, busy_calls=1000, rows=100_000, stored=20_000,
+    rounds=5, images=480, small=1200, texts=800, calls=60, busy_calls=1000, rows=100_000, stored=20_000,
     batches=(4, 8, 16, 32, 64),
 )  # fmt: skip
 SHORT = Scale(
-    rounds=2, images=8, small=16, texts=64, calls=4, busy_calls=12, rows=1000, stored=1200, batches=(8,)
+    rounds=2, images=9, small=18, texts=64, calls=4, busy_calls=12, rows=1000, stored=1200, batches=(8,)
 )  # fmt: skip
 """Shows that every row can be measured, in a minute. Its figures are no measurement."""
 

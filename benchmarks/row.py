@@ -41,7 +41,7 @@ class Scale:
 
 
 FULL = Scale(
-    rounds=5, images=480, small=1200, texts=800, calls=60, busy_calls=1000, rows=100_000, stored=20_000,
+    rounds=5, images=400, small=900, texts=800, calls=60, busy_calls=1000, rows=100_000, stored=20_000,
     batches=(4, 8, 16, 32, 64),
 )  # fmt: skip
 SHORT = Scale(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -12,7 +13,7 @@ from benchmarks.row import Row, alternate, ratio_row
 from sightline.client import Sightline
 from sightline.item import Item
 
-COLUMNS = "collection_id, external_id, modality, text, metadata"
+COLUMNS = "collection_id, external_id, modality, text, digest, metadata"
 
 
 def measure(arena: Arena) -> list[Row]:
@@ -36,8 +37,10 @@ def measure(arena: Arena) -> list[Row]:
 
             def copied(number: int) -> float:
                 # Numbered as no collection of ingest is: both tables have their rows in the order of the key.
+                texts = [_text(number, n) for n in range(count)]
                 rows = [
-                    (1000 + number, str(n), "text", _text(number, n), Jsonb({"shelf": n % 200})) for n in range(count)
+                    (1000 + number, str(n), "text", text, sha256(text.encode()).digest(), Jsonb({"shelf": n % 200}))
+                    for n, text in enumerate(texts)
                 ]
                 began = time.perf_counter()
                 with connection.cursor().copy(f"copy same ({COLUMNS}) from stdin") as copy:

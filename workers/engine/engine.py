@@ -102,6 +102,8 @@ class Engine:
         Returns:
             One future for each item: its result, or its error.
         """
+        if not prepared:
+            return []  # of a kind that the model may not even do
         work = self._works[kind]
         entries = [Entry(kind, work.size(item), lane, time.monotonic(), deadline, item) for item in prepared]
         with self._room:

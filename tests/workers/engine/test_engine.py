@@ -112,6 +112,10 @@ def test_each_item_gets_its_own_vector(engine: Engine) -> None:
     assert results(engine.submit("image", [np.float32(n) for n in range(70)])) == [2 * n for n in range(70)]
 
 
+def test_nothing_of_a_kind_that_the_model_does_not_do_is_nothing(engine: Engine) -> None:
+    assert engine.submit("pairs", []) == []
+
+
 def test_batches_are_bounded_and_of_like_length(engine: Engine, model: Model) -> None:
     held = hold(engine, model)
     futures = engine.submit("text", [Text(n % 7, ids=(0,) * (n % 7 + 1)) for n in range(200)])

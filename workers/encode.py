@@ -137,6 +137,8 @@ class EncodeWork:
         for kind in kinds:
             ready = [(pair, done) for pair, done in zip(first.values(), prepared, strict=True)
                      if pair[0].modality == kind and done is not None]  # fmt: skip
+            if not ready:  # an engine knows only the kinds that its model takes
+                continue
             vectors = served.engine.submit(kind, [done for _, done in ready], lane)
             for ((item, flight), _), coming in zip(ready, vectors, strict=True):
                 coming.add_done_callback(partial(_land, flight, item.note))

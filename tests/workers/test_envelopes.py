@@ -111,9 +111,9 @@ def test_a_full_redis_loses_no_message_that_was_taken(broker: Broker, worker: Wo
         broker.redis.config_set("maxmemory", 1)
         worker.send(18)
         worker.wait_for("message_in_memory_only")
+        worker.wait_for("task_failed")  # the answer is refused too: its asker is told so when it asks
     finally:
         broker.redis.config_set("maxmemory", before)
         worker.send(18)
-    worker.wait_for("task_failed")  # the answer was refused too: its asker was told so when it asked
     assert "vectors" in raw_call(broker)
     assert worker.exit_code() is None

@@ -2,7 +2,7 @@
 
     python -m benchmarks.persist [--rounds 5] [--rows 8192] [--indexed]
 
-ours        `Writer.flush` of claimed chunks, a message at a time: fences, staging table, upsert, chunks closed, jobs closed.
+ours        `Writer.flush` of claimed chunks, a message at a time: fences, upsert, chunks closed, jobs closed.
 base        COPY BINARY of rows that are packed beforehand, of the same size a transaction. It cannot store a vector twice.
 
 Both write new rows of 512 halfvec numbers to one table under its foreign keys; neither has an HNSW index, unless

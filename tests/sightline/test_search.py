@@ -112,6 +112,17 @@ def test_nearest_uses_the_index(connection: psycopg.Connection) -> None:
     assert connection.execute(scans).fetchone()[0] > before
 
 
+@pytest.mark.parametrize("search", ["nearest('toy', %s)", "similar_to('toy', 1)"])
+def test_a_join_with_the_hits_does_not_read_all_items(connection: psycopg.Connection, search: str) -> None:
+    parameters = (literal(EAST),) if "%s" in search else ()
+    plan = explain(
+        connection,
+        f"select n.item_id, i.metadata from sightline.{search} n join sightline.item i on i.item_id = n.item_id",
+        *parameters,
+    )
+    assert "Seq Scan on item" not in plan
+
+
 def test_nearest_agrees_with_exact_search(connection: psycopg.Connection) -> None:
     found = total = 0
     for query in around(EAST, 20, 0.25, 9):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ VIT_L_14 = Shape(image=(1024, 24, 16, 14), text=(768, 12, 12), dim=768)
 def build(folder: Path, shape: Shape) -> Path:
     """Write a checkpoint; returns its folder."""
     logging.disable_progress_bar()
-    vocabulary, merges = _vocabulary()
+    vocabulary, merges = clip_vocabulary([*WORDS, " ".join(WORDS)], 2000)
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT)
     width, layers, heads, patch = shape.image
     words_wide, word_layers, word_heads = shape.text
@@ -85,14 +86,20 @@ def text_of(number: int, tokens: int) -> str:
     return " ".join(words)
 
 
-def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def clip_vocabulary(texts: Sequence[str], size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """A vocabulary as CLIP's tokenizer has it, trained on texts: (token to id, merges in order).
+
+    Args:
+        texts: what it is to be good at.
+        size: tokens that are learnt; single bytes and special tokens come beside them.
+    """
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=2000, min_frequency=1, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+        vocab_size=size, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator([*WORDS, " ".join(WORDS)], trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     vocabulary: dict[str, int] = model["vocab"]
     for character in sorted(alphabet):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.utils import logging
 
+from benchmarks.checkpoints import clip_vocabulary
+
 CORPUS = ["a photo of a red cube", "two small green spheres left of a large blue cone", "RED shoes!", "the cat"] * 8
 CONTEXT, SIDE, DIM = 16, 32, 24
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -32,21 +33,8 @@ logging.disable_progress_bar()
 
 
 @cache  # trained once: ties between merges fall differently from one training to the next
-def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=560, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    vocabulary: dict[str, int] = model["vocab"]
-    for character in sorted(alphabet):
-        vocabulary.setdefault(f"{character}</w>", len(vocabulary))
-    for special in ("<|startoftext|>", "<|endoftext|>"):
-        vocabulary[special] = len(vocabulary)
-    return vocabulary, [tuple(pair) for pair in model["merges"]]
+def tiny_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    return clip_vocabulary(CORPUS, 560)
 
 
 def random_model(architecture: type, config: Any, seed: int) -> Any:
@@ -61,7 +49,7 @@ def random_model(architecture: type, config: Any, seed: int) -> Any:
 
 
 def build_clip(folder: Path, *, hidden_act: str = "quick_gelu", legacy_end: bool = False, seed: int = 0) -> Path:
-    vocabulary, merges = dict(clip_vocabulary()[0]), list(clip_vocabulary()[1])
+    vocabulary, merges = dict(tiny_vocabulary()[0]), list(tiny_vocabulary()[1])
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT)
     end = 2 if legacy_end else tokenizer.eos_token_id
     config = CLIPConfig(

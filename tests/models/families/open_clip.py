@@ -21,7 +21,7 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPTokenizer, XLMRobertaConfig, XLMRobertaModel
 
 from tests.models.families.builders import save_xlmr_tokenizer
-from tests.models.tiny_checkpoints import CONTEXT, DIM, SIDE, clip_vocabulary
+from tests.models.tiny_checkpoints import CONTEXT, DIM, SIDE, tiny_vocabulary
 
 MEAN, STD = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
 VISION = {"image_size": SIDE, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
@@ -154,7 +154,7 @@ def build(
         text |= {"vocab_size": save_xlmr_tokenizer(folder), "pool_type": "eos", "eos_id": 2,
                  "hf_tokenizer_name": "xlm-v", "pad_id": 1}  # fmt: skip
     else:
-        vocabulary, merges = clip_vocabulary()
+        vocabulary, merges = tiny_vocabulary()
         CLIPTokenizer(vocab=dict(vocabulary), merges=list(merges), model_max_length=CONTEXT).save_pretrained(folder)
         text["vocab_size"] = len(vocabulary)
     cfg: dict[str, Any] = {"embed_dim": DIM, "vision_cfg": dict(VISION), "text_cfg": text}

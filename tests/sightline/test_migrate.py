@@ -90,7 +90,7 @@ def test_two_migrations_at_once_queue_up(stack, template) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert revisions == ["0004"] * 3 == [newest_revision()] * 3
+    assert revisions == ["0005"] * 3 == [newest_revision()] * 3
 
 
 def test_the_extension_may_live_in_any_schema(stack, template) -> None:
@@ -120,7 +120,7 @@ def test_whatever_libpq_understands_is_a_database(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         info = connection.info
         keywords = f"host={info.host} port={info.port} dbname={info.dbname} user={info.user}"
-    assert migrate(keywords) == "0004"
+    assert migrate(keywords) == "0005"
 
 
 @pytest.mark.parametrize("url", ["mysql://host/db", "postgresql://nobody@127.0.0.1:1/none"])

@@ -128,7 +128,7 @@ def test_ingest_search_and_the_ledger(up: Up, home: Path, scenes: Path, tmp_path
         "ready",
         "ready",
     ]
-    assert "revision 0004" in run(home, "migrate").stdout
+    assert "revision 0005" in run(home, "migrate").stdout
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_doctor_exits_with_3_when_something_fails(
     try:
         ill = given("doctor")
     finally:
-        connection.execute("update sightline.migration set version_num = '0004'")
+        connection.execute("update sightline.migration set version_num = '0005'")
     assert ill.code == 3
     assert "-> run `sightline migrate`" in ill.out
     assert cli("doctor").code == 3  # no stack, no servers

@@ -123,7 +123,7 @@ def test_a_database_of_an_older_revision(cli: Cli, stack: EmbeddedStack, templat
     migrate(url, "0001")
     for arguments in (["jobs"], ["failures", "--all"], ["pause", "--queue", "encode"], ["status"]):
         ended = cli(*arguments, database_url=url)
-        one_line(ended, 3, "at schema revision 0001, this sightline needs 0004: run `sightline migrate`")
+        one_line(ended, 3, "at schema revision 0001, this sightline needs 0005: run `sightline migrate`")
     assert cli("migrate", database_url=url).code == 0
     assert cli("jobs", database_url=url).code == 0
 

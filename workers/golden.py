@@ -6,9 +6,11 @@ shows here before a user sees it.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,6 +31,21 @@ WAIT_SECONDS = 120.0
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 6e-2}
 """L2 distance between vectors of length 1 that rounding explains, by number format of the space."""
 TEXTS = ("a", "a photo of a red cube", "two birds on a wire, seen from below, " * 3, "every word of a long story " * 40)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The golden vectors of one kind of input, as a model computed them when it was loaded.
+
+    Args:
+        kind: "image" or "text".
+        inputs: sha256 of what was encoded, before any preparation.
+        vectors: float32 (n, dim), each of length 1.
+    """
+
+    kind: str
+    inputs: bytes
+    vectors: np.ndarray
 
 
 class Golden:
@@ -52,9 +69,16 @@ class Golden:
         self._engine, self._name = engine, name
         self._checking = threading.Lock()
         self._sound_at = time.time()
-        self._inputs = [(work, _inputs(encoder, work.kind)) for work in works]
+        self._inputs = [(work, _prepared(encoder, work.kind)) for work in works]
         self._reference = {work.kind: self._alone(work, items) for work, items in self._inputs}
         self._check({"in a batch": self._mixed})
+
+    def references(self) -> list[Reference]:
+        """What the model computed when it was loaded, by kind."""
+        return [
+            Reference(work.kind, _digest(work.kind), self._reference[work.kind].astype(np.float32))
+            for work, _ in self._inputs
+        ]
 
     def check(self) -> float:
         """Encode all again; returns the worst distance, and sets `reason`."""
@@ -113,12 +137,23 @@ def _forward(work: Work, items: Sequence[Any]) -> list[Any]:
     return list(work.forward(work.collate(items)))
 
 
-def _inputs(encoder: Encoder, kind: str) -> list[Any]:
+def _prepared(encoder: Encoder, kind: str) -> list[Any]:
     if kind == "text":
         return [encoder.prepare_text(text) for text in TEXTS]
+    return [encoder.prepare_image(image) for image in _images()]
+
+
+def _images() -> list[np.ndarray]:
+    """Noise, a ramp and tiles, uint8 (height, width, 3)."""
     noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     ramp = np.broadcast_to(np.linspace(0, 255, 160, dtype=np.uint8)[None, :, None], (160, 160, 3))
     tiles = np.kron(
         np.random.default_rng(1).integers(0, 256, (5, 7, 3), dtype=np.uint8), np.ones((32, 32, 1), np.uint8)
     )
-    return [encoder.prepare_image(np.ascontiguousarray(image)) for image in (noise, ramp, tiles)]
+    return [np.ascontiguousarray(image) for image in (noise, ramp, tiles)]
+
+
+def _digest(kind: str) -> bytes:
+    """sha256 of the inputs: vectors of other ones say nothing about these."""
+    parts = [text.encode() for text in TEXTS] if kind == "text" else [image.tobytes() for image in _images()]
+    return hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in parts)).digest()

@@ -122,6 +122,10 @@ select s.space_id, s.name, s.model, s.revision, s.dim, s.modalities, s.pool, s.p
 where s.name = %(name)s or s.space_id = (select a.space_id from sightline.space_alias a where a.alias = %(name)s)
 order by (s.name = %(name)s) desc limit 1
 
+-- name: keep_golden
+select k.vectors, k.dtype, k.maker, k.stored_at
+from sightline.keep_golden(%(space_id)s::smallint, %(modality)s, %(inputs)b, %(vectors)s::real[], %(dtype)s, %(maker)s) k
+
 -- name: beat
 -- Returns the chunks in the worker's hands whose job was cancelled.
 with beat as (

@@ -22,6 +22,7 @@ from workers.engine import Costs, Engine
 from workers.engine.warmup import warm_up
 from workers.golden import Golden
 from workers.queries import query
+from workers.references import disagreement
 
 log = structlog.get_logger(__name__)
 
@@ -161,6 +162,7 @@ class Spaces:
                 raise SpaceRefused(f"there is no space of id {space_id}")
             self._note(space_id, row, "loading", None)
             model = self._open(row)
+            self._check_golden(space_id, model)
         except BaseException as error:
             known = isinstance(error, SpaceRefused | ModelError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
@@ -211,6 +213,15 @@ class Spaces:
                 f"its passport differs from that of {source} here: {differing}. Bring back the model that it was made "
                 f"with, or create another space for this one"
             )
+
+    def _check_golden(self, space_id: int, model: _Loaded) -> None:
+        """The same model on another machine, driver or library has to compute the same vectors. Raises SpaceRefused."""
+        if model.golden.reason is not None:
+            raise SpaceRefused(model.golden.reason)
+        with self._pool.connection() as connection:
+            differing = disagreement(connection, space_id, model.encoder, model.golden)
+        if differing is not None:
+            raise SpaceRefused(differing)
 
     def _note(self, space_id: int, row: dict[str, Any], state: str, detail: str | None) -> None:
         with self._lock:

@@ -37,6 +37,8 @@ class BlipMatcher:
         self.device = str(device)
         self._image, self._text, self._network, self._target = opened.image, text, network, device
         self._pixels = PixelBatch(opened.image, device, DTYPES[dtype])
+        vision = opened.config.vision_config
+        self._image_tokens = (vision.image_size // vision.patch_size) ** 2 + 1
 
     def prepare(self, part: Part, role: Role) -> PreparedPart:
         """Resize an image or tokenise a text; both roles are prepared alike.
@@ -45,11 +47,11 @@ class BlipMatcher:
             InvalidInput: an empty text, one that is not Unicode, or not an RGB image.
         """
         if isinstance(part, np.ndarray):
-            return PreparedPart("image", self._image.apply(part))
+            return PreparedPart("image", self._image.apply(part), size=self._image_tokens)
         if not part.strip():
             raise InvalidInput(f"the text of the {role} is empty; leave it out")
         text = self._text.prepare(part)
-        return PreparedPart("text", text, text.truncated)
+        return PreparedPart("text", text, text.truncated, len(text.ids))
 
     def score(self, query: PreparedPart, candidates: Sequence[PreparedPart]) -> np.ndarray:
         """The probability that the text is true of the image, for each candidate.

@@ -202,11 +202,13 @@ class PreparedPart:
         modality: what it was.
         value: the scorer's own.
         truncated: whether the model reads less than the whole text.
+        size: what its part of a pair costs by: tokens that are read, of text or image.
     """
 
     modality: Modality
     value: Any
     truncated: bool = False
+    size: int = 1
 
 
 class Scorer(Protocol):

@@ -100,7 +100,7 @@ class DualEncoderScorer:
             raise InvalidInput(f"the text of the {role} is empty; leave it out")
         encoder: ImageTextEncoder = self._encoder  # type: ignore[assignment]
         text = encoder.prepare_text(part)
-        return PreparedPart("text", text, text.truncated)
+        return PreparedPart("text", text, text.truncated, text.tokens)
 
     def score(self, query: PreparedPart, candidates: Sequence[PreparedPart]) -> np.ndarray:
         """(1 + cosine) / 2 of each candidate with the query.

@@ -17,6 +17,7 @@ from sightline.broker import Broker, as_reply
 from sightline.control import FailureFilter, Missing, Retry
 from sightline.database import Database, LentConnection
 from sightline.errors import ServiceMissing, UsageError
+from sightline.hybrid import hybrid_hits
 from sightline.ingest import Ingest, tuple_cursor
 from sightline.item import Ingestible, path_of_uri
 from sightline.job import Job
@@ -441,6 +442,8 @@ class Sightline:
         space: str = "current",
         modality: Modality = "image",
         per_group: bool = False,
+        hybrid: bool = False,
+        lang: str = "en",
     ) -> Hits:
         """The k stored items nearest to a text, an image (path or bytes) or a vector.
 
@@ -455,6 +458,9 @@ class Sightline:
             modality: what to find, images or texts.
             per_group: the nearest item of each group only: k hits of k groups. A group is what has the same `group_key`
                 in one collection; an item without one is a group of its own.
+            hybrid: by words too: image vectors, vectors and words of captions, and words of texts, fused by their ranks
+                (`sightline.hybrid_search` in SQL). For a text; not by groups.
+            lang: language of the text in a hybrid search: English, German (de) and Spanish (es) words are stemmed.
 
         Raises:
             UsageError: an argument of the wrong type.
@@ -464,6 +470,8 @@ class Sightline:
         given = [name for name, value in (("text", text), ("image", image), ("vector", vector)) if value is not None]
         if len(given) != 1:
             raise UsageError(f"search takes exactly one of text, image and vector, not {' and '.join(given) or 'none'}")
+        if hybrid and (text is None or per_group):
+            raise UsageError("a hybrid search takes a text, and does not group: its hits are not those of one order")
         notes: list[str] = []
         check_search(text, vector, k, where)
         if vector is None:
@@ -473,6 +481,11 @@ class Sightline:
                 (query, *_), (notes, *_) = self.encode(texts=texts, images=images, space=space)
         else:
             query = [float(x) for x in vector]
+        if hybrid and text is not None:
+            return hybrid_hits(
+                self.database, space, text, query, k=k, collection=collection, where=where, modality=modality,
+                lang=lang, notes=notes,
+            )  # fmt: skip
         literal = f"[{','.join(map(repr, query))}]"
         return self._hits("nearest", space, literal, k, collection, where, modality, per_group, notes)
 

@@ -12,18 +12,25 @@ Status = Literal["complete", "fewer_exist", "scan_limit"]
 
 @dataclass(frozen=True)
 class Hit:
-    """One found item. `score` is the cosine similarity, `distance` is 1 - score."""
+    """One found item. `score` is the cosine similarity, `distance` is 1 - score.
+
+    Of a hybrid search `score` is the fused one, `distance` that of the item's own vector (None where it has none), and
+    `caption` the text that brought the item up, if one did; `recipe` says who wrote it, if its words did (`own`: the
+    item's owner).
+    """
 
     item_id: int
     external_id: str
     score: float
-    distance: float
+    distance: float | None
     collection: str
     modality: str
     metadata: dict[str, Any]
     text: str | None
     uri: str | None
     group_key: str | None
+    caption: str | None = None
+    recipe: str | None = None
 
 
 class Hits(list[Hit]):

@@ -29,6 +29,10 @@ def search(
     space: SpaceOption = "current",
     modality: Annotated[str, typer.Option(help="What to find: image or text.")] = "image",
     per_group: Annotated[bool, typer.Option("--per-group", help="One hit for each group_key.")] = False,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="By the words of captions and texts too, not by vectors alone.")
+    ] = False,
+    lang: Annotated[str, typer.Option(help="Language of the words, for --hybrid: en, de, es or another.")] = "en",
     as_json: JsonOption = False,
 ) -> None:
     """Find the stored items nearest to a text or an image.
@@ -41,7 +45,7 @@ def search(
         hits = client.search(
             text=text, image=image, k=k, collection=collection, where=_parse_where(where), space=space,
             modality=modality,  # type: ignore[arg-type]  # the database refuses others by name
-            per_group=per_group,
+            per_group=per_group, hybrid=hybrid, lang=lang,
         )  # fmt: skip
     if as_json:
         print_json({"status": hits.status, "notes": hits.notes, "hits": list(hits)})
@@ -56,6 +60,9 @@ def print_hits(hits: Hits, right: Sequence[bool] = ()) -> None:
     if any(hit.group_key is not None for hit in hits):
         columns.insert(3, "group")
         rows = [(*row[:3], hit.group_key, row[3]) for row, hit in zip(rows, hits, strict=True)]  # type: ignore[misc]
+    if any(hit.caption is not None for hit in hits):
+        columns.append("caption")
+        rows = [(*row, hit.caption) for row, hit in zip(rows, hits, strict=True)]  # type: ignore[misc]
     if right:
         columns.insert(0, "right")
         rows = [("yes" if is_right else "no", *row) for is_right, row in zip(right, rows, strict=True)]  # type: ignore[misc]

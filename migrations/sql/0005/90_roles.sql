@@ -22,7 +22,7 @@ declare
     "ask_text": ["sightline_reader"], "answer_to": ["sightline_reader"], "query_vector": ["sightline_reader"],
     "drain_watch": ["sightline_worker"], "keep_golden": ["sightline_worker"]}';
   -- Functions that write, or may, and that a reader needs all the same.
-  readers constant text[] := '{search_space,search_text,search_text_must_be_called_outside_a_transaction_block}';
+  readers constant text[] := '{search_space,caption_hits,search_text,search_text_must_be_called_outside_a_transaction_block}';
   -- What a worker reads and does not write: the owner's decisions.
   fixed constant text[] := '{migration,space,space_alias,job_contract,watch,watch_mark,collection,blob,golden}';
   -- Words of those who search.

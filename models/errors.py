@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 
 class ModelError(Exception):
@@ -83,3 +84,64 @@ class NonFiniteVectors(NonFinite):
 
     def __init__(self, indices: Sequence[int], what: str, dtype: str) -> None:
         super().__init__(indices, f"{what} vectors", dtype)
+
+
+class EndpointError(ModelError):
+    """A model behind an HTTP endpoint gave no usable answer for one input; other inputs may well have theirs.
+
+    Args:
+        message: what was wrong and what to do; never holds the key.
+        retry_after: seconds after which the endpoint asked to be tried again.
+    """
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EndpointUnreachable(EndpointError):
+    """No connection, or one that broke."""
+
+    retryable = True
+
+
+class EndpointTimeout(EndpointError):
+    """No whole answer in time."""
+
+    retryable = True
+
+
+class EndpointBusy(EndpointError):
+    """Too many requests, or the server failed."""
+
+    retryable = True
+
+
+class EndpointUnauthorised(EndpointError):
+    """The key is missing, wrong, or may not use the model."""
+
+
+class EndpointRefused(EndpointError):
+    """The endpoint does not take the request: no such model or path, a text too long, no images."""
+
+
+class AnswerRefused(EndpointError):
+    """The model declined to answer, or a content filter stopped it."""
+
+
+class AnswerEmpty(EndpointError):
+    """The answer holds no text."""
+
+
+class AnswerMalformed(EndpointError):
+    """The answer is not what was asked for: no JSON, or other fields."""
+
+
+class AnswerTruncated(EndpointError):
+    """The answer ended at the limit of tokens, in the middle of what was asked for."""
+
+
+class AnswerTooLong(EndpointError):
+    """The answer is larger than any caption is."""

@@ -33,6 +33,15 @@ _WIDEST_SUPPORT = 3  # of Pillow's filters (Lanczos), in output pixels when shri
 FILTERS = {f.value: f.name.lower() for f in Image.Resampling}
 
 
+def check_rgb(image: np.ndarray) -> None:
+    """Raise InvalidInput if this is no uint8 RGB image of at least one pixel."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise InvalidInput(
+            f"expected a uint8 RGB image of shape (height, width, 3), got {image.dtype} {image.shape}; "
+            f"convert it (PIL: image.convert('RGB')) first"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ImagePipeline:
     """How one checkpoint's images are prepared. Immutable and safe in threads; Pillow resizes without the GIL.
@@ -103,11 +112,7 @@ class ImagePipeline:
         Raises:
             InvalidInput: not such an array.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise InvalidInput(
-                f"expected a uint8 RGB image of shape (height, width, 3), got {image.dtype} {image.shape}; "
-                f"convert it (PIL: image.convert('RGB')) before encoding"
-            )
+        check_rgb(image)
         height, width = image.shape[:2]
         to_height, to_width = self._resized(height, width)
         if self.crop is None:

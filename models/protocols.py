@@ -153,14 +153,14 @@ class Caption:
     Args:
         text: without prompt and special tokens.
         score: mean natural-log probability of the generated tokens under the model (before temperature and top_p), the
-            end token included; at most 0.
-        tokens: generated tokens, the end token included, the prompt not.
+            end token included; at most 0. None for an endpoint that does not tell.
+        tokens: generated tokens, the end token included, the prompt not. None for an endpoint that does not tell.
         truncated: whether `max_tokens` ended it rather than the model.
     """
 
     text: str
-    score: float
-    tokens: int
+    score: float | None
+    tokens: int | None
     truncated: bool
 
 

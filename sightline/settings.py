@@ -49,6 +49,31 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
         description="Where workers run models: auto, cpu, cuda or cuda:N.",
     )
+    llm_url: SecretStr | None = Field(
+        default=None,
+        description="Address of an OpenAI-compatible API (vLLM, Ollama) whose model writes for recipes that need one, "
+        "such as http://localhost:8000/v1. Unset: none, and those recipes say so.",
+    )
+    llm_model: str | None = Field(default=None, description="Name of the model at `llm_url`.")
+    llm_key: SecretStr | None = Field(default=None, description="Key that is sent to `llm_url`, and nowhere else.")
+    llm_concurrency: int = Field(
+        default=4, ge=1, le=1024, description="Most requests that one worker sends to an endpoint at a time."
+    )
+    llm_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        description="Seconds that one try of a request to an endpoint may take; with all tries up to three times that.",
+    )
+    captioner_url: SecretStr | None = Field(
+        default=None,
+        description="Address of an OpenAI-compatible API whose model sees images and captions them. Unset: the bundled "
+        "captioner.",
+    )
+    captioner_model: str | None = Field(default=None, description="Name of the model at `captioner_url`.")
+    captioner_key: SecretStr | None = Field(
+        default=None, description="Key that is sent to `captioner_url`, and nowhere else."
+    )
     key_prefix: str = Field(default="sightline:", description="Prefix of every Redis key, queues and replies included.")
     max_bytes: int = Field(default=64 * 2**20, gt=0, description="Largest encoded image that is accepted, in bytes.")
     max_pixels: int = Field(default=100_000_000, gt=0, description="Largest decoded image that is accepted, in pixels.")

@@ -48,3 +48,9 @@ OUT_OF_MEMORY = _counter("out_of_memory_batches", "Batches that did not fit into
 DEATHS = _counter("engine_deaths", "Stages of an engine that died and were started again.", ("engine", "stage"))
 DRIFT = Gauge("sightline_drift_distance", "L2 distance of the golden vectors from what they were at load, the worst.",
               ("space",), registry=REGISTRY)  # fmt: skip
+
+ENDPOINT_SECONDS = _histogram("endpoint_seconds", "One question to an endpoint, all tries and waits included.",
+                              ("recipe", "model", "outcome"),
+                              (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0))  # fmt: skip
+ENDPOINT_TOKENS = _counter("endpoint_tokens", "Tokens that an endpoint counted.", ("recipe", "model", "kind"))
+ENDPOINT_RETRIES = _counter("endpoint_retries", "Requests that were sent again.", ("recipe", "model"))

@@ -1,0 +1,56 @@
+"""The endpoints that the settings name, opened with metrics: a language model, and a captioner that sees images."""
+
+from __future__ import annotations
+
+from pydantic import SecretStr
+
+from models.endpoint.captioner import EndpointCaptioner
+from models.endpoint.chat import ChatEndpoint, Spent
+from models.endpoint.transport import Endpoint
+from sightline.errors import ConfigurationError
+from sightline.settings import Settings
+from workers.metrics import ENDPOINT_RETRIES, ENDPOINT_SECONDS, ENDPOINT_TOKENS
+
+__all__ = ["open_captioner", "open_llm"]
+
+
+def open_llm(settings: Settings) -> ChatEndpoint | None:
+    """The model of SIGHTLINE_LLM_URL; None if that is unset. Nothing is sent yet.
+
+    Raises:
+        ConfigurationError: an address without the name of a model.
+        EndpointError: no address, or a key that cannot be sent.
+    """
+    return _open(settings, settings.llm_url, settings.llm_model, settings.llm_key, "SIGHTLINE_LLM")
+
+
+def open_captioner(settings: Settings) -> EndpointCaptioner | None:
+    """The captioner of SIGHTLINE_CAPTIONER_URL; None if that is unset. Raises as `open_llm`."""
+    chat = _open(
+        settings, settings.captioner_url, settings.captioner_model, settings.captioner_key, "SIGHTLINE_CAPTIONER"
+    )
+    return EndpointCaptioner(chat) if chat else None
+
+
+def _open(
+    settings: Settings, url: SecretStr | None, model: str | None, key: SecretStr | None, setting: str
+) -> ChatEndpoint | None:
+    if url is None:
+        return None
+    if not model:
+        raise ConfigurationError(f"{setting}_URL is set and {setting}_MODEL is not: name the model that it serves")
+    endpoint = Endpoint(
+        url.get_secret_value(),
+        key.get_secret_value() if key else None,
+        concurrency=settings.llm_concurrency,
+        seconds=settings.llm_seconds,
+        setting=setting,
+    )
+    return ChatEndpoint(endpoint, model, _observe)
+
+
+def _observe(spent: Spent) -> None:
+    ENDPOINT_SECONDS.labels(spent.purpose, spent.model, spent.outcome).observe(spent.seconds)
+    ENDPOINT_TOKENS.labels(spent.purpose, spent.model, "prompt").inc(spent.prompt_tokens)
+    ENDPOINT_TOKENS.labels(spent.purpose, spent.model, "completion").inc(spent.completion_tokens)
+    ENDPOINT_RETRIES.labels(spent.purpose, spent.model).inc(max(0, spent.tries - 1))

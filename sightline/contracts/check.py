@@ -9,6 +9,7 @@ from sightline.contracts.fields import Contract
 from sightline.contracts.problem import as_text, as_value, shown, validated
 from sightline.contracts.registry import CALLS, JOBS, V, served_kinds, versions_of
 from sightline.errors import ContractViolated
+from sightline.recipes import recipes_of
 
 
 def check_payload(kind: str, payload: Mapping[str, Any]) -> Contract:
@@ -28,7 +29,22 @@ def check_payload_text(kind: str, text: str) -> Contract:
     """
     payload = as_value(text, f"payload of {kind}")
     contract = _contract(JOBS, kind, payload, "payload")
-    return validated(contract.payload, payload, f"payload of {kind}")
+    checked = validated(contract.payload, payload, f"payload of {kind}")
+    _check_recipe(kind, checked)
+    return checked
+
+
+def _check_recipe(kind: str, payload: Contract) -> None:
+    """The parameters of a recipe are checked by the recipe's own model, where the kind has recipes."""
+    recipes = recipes_of(kind)
+    if not recipes:
+        return
+    name = getattr(payload, "recipe", None)
+    if name is None:
+        return
+    if name not in recipes:
+        raise ContractViolated(f"payload of {kind}: unknown recipe {shown(name)}; recipes: {', '.join(recipes)}")
+    recipes[name].fill(getattr(payload, "params", {}))
 
 
 def check_call(message: Mapping[str, Any]) -> Contract:

@@ -10,9 +10,11 @@ from sightline.contracts.call import ErrorReply
 from sightline.contracts.fields import Contract
 from sightline.contracts.registry import CALLS, JOBS
 from sightline.contracts.schema import Schema, schema_of
+from sightline.recipes import RECIPES
 
-ROWS = "migrations/sql/0002/02_contracts_rows.sql"
-"""Of the revision that is being made. Once that is released, changed contracts go into a file of the next one."""
+ROWS = "migrations/sql/0005/91_contracts_rows.sql"
+RECIPE_ROWS = "migrations/sql/0005/92_recipes_rows.sql"
+"""Of the revision that is being made. Once that is released, what changes goes into files of the next one."""
 BEGIN, END = "<!-- made by python -m sightline.contracts: begin -->", "<!-- end -->"
 
 
@@ -26,6 +28,7 @@ def documents(root: Path) -> dict[Path, str]:
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     made[page] = before + BEGIN + "\n\n" + "\n".join(_sections()) + "\n" + END + rest.partition(END)[2]
     made[root / ROWS] = rows()
+    made[root / RECIPE_ROWS] = recipe_rows()
     return made
 
 
@@ -56,6 +59,25 @@ def rows() -> str:
             "insert into sightline.job_contract (kind, version, served, schema)",
             f"values ('{job.kind}', {job.version}, {str(job.served).lower()}, $schema${schema}$schema$)",
             "on conflict (kind, version) do update set served = excluded.served, schema = excluded.schema;",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def recipe_rows() -> str:
+    """SQL that brings the table `recipe` up to date."""
+    lines = [
+        "-- Made by `python -m sightline.contracts` from the recipes in sightline/recipes: not to be edited.", "",
+        "delete from sightline.recipe;", "",
+    ]  # fmt: skip
+    for spec in RECIPES:
+        schema = json.dumps(spec.schema, ensure_ascii=False, separators=(",", ":"))
+        papers, needs, uses = (f"'{{{','.join(map(str, each))}}}'" for each in (spec.papers, spec.needs, spec.uses))
+        lines += [
+            "insert into sightline.recipe (name, kind, papers, summary, needs, uses, cost, params)",
+            f"values ('{spec.name}', '{spec.kind}', {papers}, $text${spec.summary}$text$, {needs}, {uses},",
+            f"  $text${spec.cost}$text$,",
+            f"  $schema${schema}$schema$);",
             "",
         ]
     return "\n".join(lines)

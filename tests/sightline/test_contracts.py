@@ -24,8 +24,10 @@ from sightline.contracts.problem import as_text, as_value, validated
 from sightline.contracts.registry import CALLS, JOBS
 from sightline.contracts.schema import schema_of, shape_of
 from sightline.errors import ContractViolated, RequestRefused
+from sightline.recipes import RECIPES, recipes_of
 
 ROOT = Path(__file__).resolve().parents[2]
+CAPTIONS = recipes_of("caption")
 GOLDEN = Path(__file__).with_name("contracts.golden.json")
 PARTS = {name: (model, served) for name, model, served in parts()}
 golden: dict[str, Any] = json.loads(GOLDEN.read_text(encoding="utf-8"))
@@ -129,7 +131,7 @@ def test_sql_and_python_refuse_a_job_in_the_same_words(database_url: str) -> Non
 
         @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
         @given(
-            st.sampled_from(["encode"] * 4 + ["caption", "paint", "", 'a "kind"', "Encode"]) | texts,
+            st.sampled_from(["encode"] * 4 + ["rerank", "paint", "", 'a "kind"', "Encode"]) | texts,
             near(payload_schema),
         )
         @example("encode", {})
@@ -147,6 +149,22 @@ def test_sql_and_python_refuse_a_job_in_the_same_words(database_url: str) -> Non
         agree()
 
 
+@pytest.mark.parametrize("name", sorted(CAPTIONS))
+def test_sql_and_python_refuse_parameters_of_a_recipe_in_the_same_words(name: str, database_url: str) -> None:
+    schema = CAPTIONS[name].schema
+    with psycopg.connect(database_url, autocommit=True) as connection:
+
+        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(near(schema))
+        @example({})
+        def agree(params: Any) -> None:
+            payload = {"recipe": name, "params": params}
+            row = connection.execute("select sightline.contract_problem('caption', %s)", (Jsonb(payload),)).fetchone()
+            assert (problem_of(check_payload, "caption", payload),) == row
+
+        agree()
+
+
 # Refusals by name -----------------------------------------------------------------------------------------------------
 
 
@@ -158,8 +176,14 @@ def test_sql_and_python_refuse_a_job_in_the_same_words(database_url: str) -> Non
         ("encode", {"space": ""}, 'payload of encode: space must be a string of 1 to 40 characters, not ""'),
         ("encode", {"version": 9}, "payload of encode: unknown version 9; versions: 1"),
         ("encode", [1, 2], "payload of encode must be an object, not a list of 2"),
-        ("paint", {}, 'unknown kind "paint"; served: encode'),
-        ("caption", {"recipe": "fusecap"}, 'kind "caption" is not served by this version; served: encode'),
+        ("paint", {}, 'unknown kind "paint"; served: caption, encode'),
+        ("rerank", {}, 'kind "rerank" is not served by this version; served: caption, encode'),
+        ("caption", {"recipe": "paint"}, 'payload of caption: unknown recipe "paint"; recipes: ' + ", ".join(CAPTIONS)),
+        (
+            "caption",
+            {"recipe": "guided", "params": {"gamma": 0}},
+            "payload of caption: params of guided: gamma must be a number from 1 to 10, not 0",
+        ),
     ],
 )
 def test_a_job_that_cannot_be_done_is_never_queued(
@@ -281,6 +305,24 @@ def test_the_table_holds_what_the_models_say(connection: psycopg.Connection) -> 
     expected = {(job.kind, job.version): (schema_of(job.payload), job.served) for job in JOBS}
     assert {(kind, version): (schema, served) for kind, version, schema, served in rows} == expected
     assert {kind for kind, _ in expected} == {"encode", "caption", "rerank", "context"}
+
+
+def test_the_table_of_recipes_holds_what_the_registry_says(connection: psycopg.Connection) -> None:
+    rows = connection.execute(
+        "select kind, name, papers, needs, uses, summary, cost, params from sightline.recipe"
+    ).fetchall()
+    expected = {
+        (spec.kind, spec.name): (
+            list(spec.papers),
+            list(spec.needs),
+            list(spec.uses),
+            spec.summary,
+            spec.cost,
+            spec.schema,
+        )
+        for spec in RECIPES
+    }
+    assert {(kind, name): tuple(rest) for kind, name, *rest in rows} == expected
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -50,8 +50,9 @@ def insert_job(connection: psycopg.Connection, payload: str, kind: str = "encode
         ('{"version": 2}', "encode", True, "payload of encode: unknown version 2; versions: 1"),
         ('{"x": ' + "9" * 5000 + "}", "encode", True, "payload of encode cannot be read: Exceeds the limit"),
         ("{}", "encode", False, "the chunk of a job of kind encode needs a space"),
-        ('{"recipe": "fusecap"}', "caption", True, 'kind "caption" is not served by this version; served: encode'),
-        ('{"recipe": "fusecap"}', "caption", False, 'kind "caption" is not served by this version; served: encode'),
+        ('{"recipe": "paint"}', "caption", True, 'payload of caption: unknown recipe "paint"; recipes: '),
+        ('{"recipe": "describe"}', "caption", False, "the chunk of a job of kind caption needs a space"),
+        ("{}", "rerank", False, 'kind "rerank" is not served by this version; served: caption, encode'),
     ],
 )
 def test_items_of_a_job_around_submit_fail_with_the_reason(
@@ -116,7 +117,7 @@ def test_an_answer_is_what_its_contract_says(broker: Broker) -> None:
         ({"kind": None}, None, "a call needs its kind"),
         ({"kind": 7}, None, "kind must be a string, not 7"),
         ({"kind": "rerank"}, None, 'kind "rerank" is not served by this version; served: encode'),
-        ({"kind": "paint"}, None, 'unknown kind "paint"; served: encode'),
+        ({"kind": "paint"}, None, 'unknown kind "paint"; served: caption, encode'),
         ({"version": 2}, None, "call of encode: unknown version 2; versions: 1"),
         ({"deadline": None}, None, "call of encode: deadline is missing"),
         ({"deadline": "soon"}, None, 'call of encode: deadline must be a number from 0 to 10000000000, not "soon"'),

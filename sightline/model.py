@@ -25,6 +25,11 @@ def read_passport(model: str, revision: str | None = None) -> dict[str, Any]:
     return _ask(["passport", "--model", model, *_at(revision)], lambda _: None)
 
 
+def read_machine() -> dict[str, Any]:
+    """What this machine offers to models, see `models.machine`; `devices` are its GPUs. Raises as `read_passport`."""
+    return _ask(["machine"], lambda _: None)
+
+
 def convert_checkpoint(
     checkpoint: str, out: Path, revision: str | None = None, on_progress: Callable[[str, float], None] | None = None
 ) -> dict[str, Any]:

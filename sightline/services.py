@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -93,8 +93,9 @@ def supervised_worker(
     queues: str | None = None,
     device: str | None = None,
     log: Path | None = None,
+    extra: Mapping[str, str] | None = None,
 ) -> Supervisor:
-    """A worker process, not yet started, that is started again when it dies."""
+    """A worker process, not yet started, that is started again when it dies; `extra` goes into its environment."""
     if importlib.util.find_spec("workers") is None or importlib.util.find_spec("celery") is None:
         raise ServiceMissing(
             "workers run from a checkout (pip install -e '.[worker]') or from the image, not from the wheel"
@@ -103,6 +104,8 @@ def supervised_worker(
     command += ["--queues", queues] if queues else []
     command += ["--device", device or settings.device]
     env = {**os.environ, "SIGHTLINE_DATABASE_URL": database_url, "SIGHTLINE_REDIS_URL": redis_url}
+    env["SIGHTLINE_CHUNK_SLOTS"] = str(settings.chunk_slots)
+    env |= extra or {}
     record = log.with_suffix(".pid.json") if log else None
     return Supervisor(command, env=env, log=log, record=record, on_lost=partial(_declare_lost, database_url))
 

@@ -114,6 +114,12 @@ class Settings(BaseSettings):
     )
 
 
+def with_options(settings: Settings, **options: object) -> Settings:
+    """Settings with the options that were given on the command line; None is one that was not."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return Settings.model_validate(settings.model_dump() | given)
+
+
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """What is wrong with variables that look like settings and are none, a sentence each.
 

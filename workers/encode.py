@@ -100,6 +100,7 @@ class EncodeWork:
         log.info(
             "message_done",
             space=served.name,
+            jobs=sorted({chunk.job_id for chunk in chunks}),
             chunks=[chunk.chunk_id for chunk in chunks],
             encoded=stats["encoded"],
             stored_before=len(items) - len(work),

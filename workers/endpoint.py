@@ -69,7 +69,7 @@ class Endpoint:
             return list(pages(environment, start))
         if path == "/livez":
             return _json(start, "200 OK", {"alive": True})
-        if path == "/readyz":
+        if path in ("/readyz", "/healthz"):  # the second is what load balancers ask by habit
             reasons = self._readiness.reasons()
             return _json(start, "503 Service Unavailable" if reasons else "200 OK",
                          {"ready": not reasons, "reasons": reasons})  # fmt: skip

@@ -30,6 +30,7 @@ class WorkerState:
     slots: int
     free_slots: Callable[[], int]
     models: Callable[[], list[dict[str, Any]]]
+    paces: Callable[[], dict[str, float]] = dict
     queues: Sequence[str] = ()
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
 
@@ -130,5 +131,6 @@ class Heartbeat:
             "free_slots": state.free_slots() if state.queues else 0,
             "queues": list(state.queues),
             "models": Jsonb(state.models()),
+            "paces": Jsonb(state.paces()),
             "version": __version__,
         }

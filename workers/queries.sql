@@ -129,14 +129,27 @@ from sightline.keep_golden(%(space_id)s::smallint, %(modality)s, %(inputs)b, %(v
 -- name: beat
 -- Returns the chunks in the worker's hands whose job was cancelled.
 with beat as (
-  insert into sightline.worker as w (worker_id, name, pid, slots, free_slots, queues, models, version)
-  values (%(worker_id)s, %(name)s, %(pid)s, %(slots)s, %(free_slots)s, %(queues)s, %(models)s, %(version)s)
+  insert into sightline.worker as w (worker_id, name, pid, slots, free_slots, queues, models, paces, version)
+  values (%(worker_id)s, %(name)s, %(pid)s, %(slots)s, %(free_slots)s, %(queues)s, %(models)s, %(paces)s, %(version)s)
   on conflict (worker_id) do update set
-    free_slots = excluded.free_slots, queues = excluded.queues, models = excluded.models, seen_at = clock_timestamp()
+    free_slots = excluded.free_slots, queues = excluded.queues, models = excluded.models, paces = excluded.paces,
+    seen_at = clock_timestamp()
 )
 select coalesce(array_agg(c.chunk_id), '{}') as cancelled
 from sightline.job j join sightline.chunk c on c.job_id = j.job_id
 where j.finished_at is null and j.cancel_requested_at is not null and c.state = 'running' and c.worker_id = %(worker_id)s
+
+-- name: queue_load
+select queue, queued_items, running_items, age_seconds, cost_seconds, workers from sightline.queue_load
+
+-- name: indexed_modalities
+select s.name as space, m.modality from sightline.space s cross join lateral unnest(s.modalities) m(modality)
+where exists (select from pg_class c join pg_index i on i.indexrelid = c.oid
+              where c.relname = s.name || '_' || m.modality || '_hnsw' and c.relnamespace = 'sightline'::regnamespace and i.indisvalid)
+order by 1, 2
+
+-- name: sample_recall
+select sightline.sample_recall(%(space)s, %(modality)s) as recall
 
 -- name: vouch
 update sightline.worker set seen_at = clock_timestamp() where worker_id = %(worker_id)s and stopped_at is null

@@ -68,6 +68,11 @@ class ChunkRunner:
         """Threads without a message."""
         return max(0, self.slots - self._running)
 
+    @property
+    def in_flight(self) -> int:
+        """Chunks in hand, claimed or about to be."""
+        return len(self._held)
+
     def take(self, served: Served, chunk_ids: Sequence[int]) -> bool:
         """Claim chunks and queue them; without room they go back to the ledger. Returns whether anything was claimed.
 

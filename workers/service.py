@@ -16,6 +16,7 @@ import structlog
 from sightline.broker import CHUNKS_TASK, Broker
 from sightline.settings import Settings
 from sightline.signals import StopSignals, stop_signals
+from workers import metrics
 from workers.app import make_app
 from workers.calls import Calls
 from workers.cancellations import Cancellations
@@ -31,8 +32,10 @@ from workers.heartbeat import Heartbeat, WorkerState
 from workers.ingress import Ingress
 from workers.intake import Intake
 from workers.ledger import Ledger
+from workers.load import Load
 from workers.loop import Loop
 from workers.outage import is_outage
+from workers.paces import Paces
 from workers.preflight import service_urls
 from workers.questions import Questions
 from workers.readiness import Readiness
@@ -81,10 +84,12 @@ class Service:
         self._cancellations = cancellations = Cancellations()
         writer = Writer(self._pool, ledger, self._give_up)
         work = EncodeWork(self._pool, ingress, writer, Flights("job"), decoders, cancellations)
-        self._runner = ChunkRunner(ledger, work.run, settings.chunk_slots)
+        paces = Paces()
+        self._runner = ChunkRunner(ledger, paces.timed("encode", work.run), settings.chunk_slots)
+        metrics.IN_FLIGHT.set_function(lambda: self._runner.in_flight)
         self._calls = Calls(self._broker, self._spaces, ingress)
         state = WorkerState(
-            self.worker_id, settings.chunk_slots, lambda: self._runner.free_slots, self._spaces.describe
+            self.worker_id, settings.chunk_slots, lambda: self._runner.free_slots, self._spaces.describe, paces.describe
         )
         self._heartbeat = Heartbeat(database_url, state, settings.lease_seconds, self._on_beat)
         self._watch = Loop("watch", self._look_after, settings.lease_seconds / 5)
@@ -95,6 +100,7 @@ class Service:
         )  # fmt: skip
         self._watches = Watches(self._pool, lambda: self._dispatcher.leads)
         self._questions = Questions(self._pool, self._broker, lambda: self._dispatcher.leads)
+        self._load = Load(self._pool, lambda: self._dispatcher.leads)
         self._intake = Intake(self._pool)
         self._app = make_app(
             settings, redis_url, queues, self._on_chunks, self._calls.answer, self._on_submit, self._on_refused
@@ -137,6 +143,7 @@ class Service:
         self._dispatcher.start()
         self._watches.start()
         self._questions.start()
+        self._load.start()
         if not self._consumer.start(30.0):
             log.warning("consumer_not_ready_yet")
         self._heartbeat.announce(self._queues)
@@ -154,6 +161,7 @@ class Service:
         self._runner.stop_taking()
         self._heartbeat.announce([])
         self._questions.stop(1.0)
+        self._load.stop(1.0)
         self._watches.stop(1.0)
         self._dispatcher.stop()
         self._watch.stop(1.0)

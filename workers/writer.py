@@ -41,6 +41,8 @@ _PASSING = (
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.IdleInTransactionSessionTimeout,
 )
+TOLD_ERRORS = 20
+"""Of a message, in the log; `failed_items` has them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,9 @@ class Writer:
                 self._give_up.wait(min(LONGEST_PAUSE, 0.1 * 2**tries) * random.uniform(0.5, 1.5))  # noqa: S311
         metrics.PERSIST.observe(time.monotonic() - began)
         metrics.PERSISTED.inc(sum(outcome.vector is not None for outcome in outcomes.values()))
+        for what, items in total.items():
+            metrics.ITEMS.labels(what).inc(items)
+        _tell_errors(chunks, outcomes)
         try:
             self._ledger.close_jobs(chunks)
         except psycopg.Error as error:
@@ -166,6 +171,20 @@ class Writer:
             "chunk_ids": [chunk.chunk_id for chunk in chunks],
             "fences": [chunk.fence for chunk in chunks],
         }
+
+
+def _tell_errors(chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome]) -> None:
+    """Count items that have an error, and log the first of them with all their ids."""
+    told = []
+    for chunk in chunks:
+        for item_id in chunk.item_ids:
+            outcome = outcomes.get(item_id)
+            if outcome is not None and outcome.error is not None:
+                metrics.FAILURES.labels(outcome.error.error_class).inc()
+                told.append({"job_id": chunk.job_id, "chunk_id": chunk.chunk_id, "item_id": item_id,
+                             "error_class": outcome.error.error_class, "attempt": chunk.attempt + 1})  # fmt: skip
+    if told:
+        log.warning("items_with_errors", items=told[:TOLD_ERRORS], more=max(0, len(told) - TOLD_ERRORS))
 
 
 def _sort_out(chunks: Sequence[ClaimedChunk], outcomes: Mapping[int, Outcome], cancelled: Collection[int]) -> _Flush:

@@ -25,6 +25,7 @@ from sightline.cli import (
     stack,
     status,
     transfer,
+    worker,
 )
 from sightline.cli.pipe import piped_output
 from sightline.errors import ServiceMissing, SightlineError
@@ -40,7 +41,21 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 some items failed, 2 usage, 3 configuration or service missing, "
     "4 refused by policy, 5 internal.",
 )
-for module in (stack, demo, ingest, search, spaces, convert, transfer, ledger, control, status, doctor, evaluate):
+for module in (
+    stack,
+    worker,
+    demo,
+    ingest,
+    search,
+    spaces,
+    convert,
+    transfer,
+    ledger,
+    control,
+    status,
+    doctor,
+    evaluate,
+):
     module.register(app)
 
 

@@ -1,8 +1,7 @@
-"""`sightline up`, `worker`, `migrate` and `dsn`: what an operator runs."""
+"""`sightline up`, `migrate` and `dsn`: what an operator runs."""
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from contextlib import ExitStack
@@ -16,10 +15,10 @@ from sightline.cli.output import JsonOption, configure_logging, err, out, print_
 from sightline.client import service_urls
 from sightline.database import Database
 from sightline.embedded.supervisor import ending
-from sightline.errors import ServiceFailed, ServiceMissing, SightlineError
+from sightline.errors import ServiceFailed, SightlineError
 from sightline.migrate import migrate as run_migrations
-from sightline.services import WORKER_GRACE_SECONDS, Services, running_services, supervised_worker
-from sightline.settings import Settings
+from sightline.services import Services, running_services
+from sightline.settings import Settings, with_options
 from sightline.signals import stop_signals
 from sightline.space import index_space, spaces_to_index
 
@@ -29,7 +28,6 @@ log = structlog.get_logger(__name__)
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(up)
-    app.command()(worker)
     app.command()(migrate)
     app.command()(dsn)
 
@@ -46,7 +44,7 @@ def up(
 
     Example: sightline up
     """
-    settings = _with(Settings(), model=model, device=device)
+    settings = with_options(Settings(), model=model, device=device)
     configure_logging(settings.log_level)
     began = time.monotonic()
     with stop_signals() as stop, ExitStack() as undo:
@@ -64,35 +62,6 @@ def up(
             if services.worker.wait(0) is not None and services.worker.last_exit is not None:
                 raise ServiceFailed(f"the worker: {ending(services.worker.last_exit)}; see {services.worker_log}")
         out.print("stopping ...")
-
-
-def worker(
-    queues: Annotated[str | None, typer.Option(help="Comma-separated: encode, encode.POOL (default: encode).")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-) -> None:
-    """Run one supervised worker, on the servers that the settings name or on the embedded stack that is up.
-
-    A worker that dies is started again. On SIGTERM or Ctrl-C it finishes what it began, within SIGHTLINE_DRAIN_SECONDS,
-    and hands back the rest; a second one ends it at once. Nothing is lost either way.
-
-    Example: sightline worker --queues encode --device cuda:0
-    """
-    settings = _with(Settings(), device=device)
-    configure_logging(settings.log_level)
-    database_url, redis_url = service_urls(settings, None, None)
-    if redis_url is None:
-        raise ServiceMissing("a worker needs Redis: set SIGHTLINE_REDIS_URL")
-    with stop_signals() as stop:
-        child = supervised_worker(settings, database_url, redis_url, queues=queues).start()
-        while not stop.is_set() and child.wait(0.2) is None:
-            pass
-        if not stop.is_set():
-            raise typer.Exit(child.last_exit or 0)
-        code = child.stop(settings.drain_seconds + WORKER_GRACE_SECONDS, hurry=stop.again)
-    if code not in (None, 0, -signal.SIGTERM):  # SIGTERM itself ended one that had not begun to work
-        raise ServiceFailed(
-            f"the worker: {ending(code)}; what it held comes back after {settings.lease_seconds:g} s (its lease)"
-        )
 
 
 def migrate(as_json: JsonOption = False) -> None:
@@ -122,12 +91,6 @@ def dsn(
         print_json({"database_url": database_url, "redis_url": redis_url})
     else:
         typer.echo(redis_url if redis else database_url)
-
-
-def _with(settings: Settings, **options: object) -> Settings:
-    """Settings with the options that were given on the command line."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return Settings.model_validate(settings.model_dump() | given)
 
 
 def _keep_indexed(database: Database, stop: threading.Event) -> None:

@@ -46,7 +46,7 @@ def endpoint(troubles: dict[str, list[str]]) -> Iterator[Endpoint]:
 
 def test_ready_is_green_until_a_part_says_what_is_wrong(endpoint: Endpoint, troubles: dict[str, list[str]]) -> None:
     assert get(endpoint.port, "/livez") == (200, {"alive": True})
-    assert get(endpoint.port, "/readyz") == (200, {"ready": True, "reasons": []})
+    assert get(endpoint.port, "/readyz") == get(endpoint.port, "/healthz") == (200, {"ready": True, "reasons": []})
     troubles["two"] += ["it is\n broken", "twice"]
     reasons = [{"part": "two", "reason": "it is broken"}, {"part": "two", "reason": "twice"}]
     assert get(endpoint.port, "/readyz") == (503, {"ready": False, "reasons": reasons})
@@ -79,9 +79,12 @@ def port(worker: WorkerProcess) -> int:
     return int(worker.events("metrics_served")[0]["port"])
 
 
-def test_a_worker_at_work_is_ready_and_has_measured_every_stage(port: int, client: Sightline, broker: Broker) -> None:
+def test_a_worker_at_work_is_ready_and_has_measured_every_stage(
+    worker: WorkerProcess, port: int, client: Sightline, broker: Broker
+) -> None:
     assert get(port, "/readyz") == (200, {"ready": True, "reasons": []})
-    client.ingest([{"text": f"text {n}"} for n in range(30)], collection="measured").wait(timeout=30)
+    items = [{"text": f"text {n}"} for n in range(30)] + [{"data": b"no image"}]
+    client.ingest(items, collection="measured").wait(timeout=30)
     for _ in range(2):
         broker.call("encode.interactive", {"kind": "encode", "space": "tiny", "inputs": [{"text": "a"}]}, 10.0)
     status, page = get(port, "/metrics")
@@ -96,6 +99,12 @@ def test_a_worker_at_work_is_ready_and_has_measured_every_stage(port: int, clien
         assert found[f"sightline_{name}", "text", "tiny"] >= 2
     assert found["sightline_budget_seconds", "text", "tiny"] >= 0.1
     assert found["sightline_drift_distance", "tiny"] < 1e-3
+    assert found["sightline_items_total", "done"] == 30
+    assert found["sightline_items_total", "failed"] == found["sightline_failures_total", "NotAnImage"] == 1
+    assert found["sightline_in_flight_chunks",] == 0
+    assert found["sightline_dispatcher_leads",] in (0, 1)  # it looks every few seconds
+    (told,) = worker.events("items_with_errors")
+    assert told["items"][0].keys() == {"job_id", "chunk_id", "item_id", "error_class", "attempt"}
     assert found["process_resident_memory_bytes",] > 2**20
 
 

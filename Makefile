@@ -8,8 +8,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 demo: .venv/.demo
 	$(BIN)/sightline demo
 
+# Most tests wait for processes: two files at a time take half as long on two cores. JOBS=4 on a larger machine.
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $${JOBS:-2} --dist loadfile
 
 # N=10 plays all ten times in a row.
 drills: .venv/.dev

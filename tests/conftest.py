@@ -25,6 +25,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 for _name in [name for name in os.environ if name.startswith("SIGHTLINE_")]:
     del os.environ[_name]  # a developer's own settings do not reach the tests
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes as cores run tests already
+
 _numbers = itertools.count(1)
 
 

@@ -31,6 +31,14 @@ def png(seed: int, size: tuple[int, int] = (40, 40)) -> bytes:
     return file.getvalue()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _pillow_limit() -> Iterator[None]:
+    """An ingress limits Pillow for the whole process; other modules have the limit that they had."""
+    before = Image.MAX_IMAGE_PIXELS
+    yield
+    Image.MAX_IMAGE_PIXELS = before
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_clip(tmp_path_factory.mktemp("models") / "tiny-clip")

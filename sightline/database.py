@@ -65,6 +65,22 @@ class Database:
                 with self._pool.connection() as connection:
                     yield connection
 
+    @contextmanager
+    def statement(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection of the pool's for a single statement, which is a transaction by itself: one round trip, not three.
+
+        Raises as `transaction` does.
+        """
+        with translated_errors(self.url):
+            self._open()
+            with self._pool.connection() as connection:
+                connection.autocommit = True
+                try:
+                    yield connection
+                finally:
+                    if not connection.closed:
+                        connection.autocommit = False
+
     def _open(self) -> None:
         """Open the pool once; a first connection of its own tells at once, and in the server's words, what is wrong."""
         if self._closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,9 +23,11 @@ from sightline.progress import progress_bar
 from sightline.pulse import Pulse
 from sightline.settings import Settings
 
-BATCH_ITEMS = 512
+BATCH_ITEMS = 2048
 BATCH_BYTES = 8 * 2**20
-"""A batch is one transaction: small enough for memory, large enough that round trips do not count."""
+BATCH_SECONDS = 1.0
+"""A batch is one transaction: small enough for memory, large enough that round trips do not count; of a slow stream, what
+came in a second."""
 
 T = TypeVar("T")
 
@@ -104,8 +107,13 @@ class Ingest:
         self._job_id = row[0]
 
     def _store(self, batch: list[Prepared]) -> None:
-        with tuple_cursor(self._database) as cursor:
-            self._add(cursor, batch)
+        if any(one.blob is not None for one in batch):
+            with tuple_cursor(self._database) as cursor:
+                self._add(cursor, batch)
+        else:
+            # In one round trip, no longer three: each of them has to wait until the thread that prepares lets go of the GIL.
+            with self._database.statement() as connection, Cursor(connection, row_factory=tuple_row) as cursor:
+                self._add(cursor, batch)
 
     def _add(self, cursor: Cursor[TupleRow], batch: list[Prepared]) -> None:
         blobs = {bytes.fromhex(p.spec["digest"]): p.blob for p in batch if p.blob is not None}
@@ -192,16 +200,16 @@ def one_ahead(step: Callable[[T], object], stream: Iterable[T]) -> Iterator[T]:
 
 
 def batches(stream: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
-    """Batches of a stream, of bounded number and size."""
+    """Batches of a stream, of bounded number, size and age."""
     batch: list[T] = []
-    size = 0
+    size, began = 0, time.monotonic()
     try:
         for one in stream:
             batch.append(one)
             size += size_of(one)
-            if len(batch) >= BATCH_ITEMS or size >= BATCH_BYTES:
+            if len(batch) >= BATCH_ITEMS or size >= BATCH_BYTES or time.monotonic() > began + BATCH_SECONDS:
                 yield batch
-                batch, size = [], 0
+                batch, size, began = [], 0, time.monotonic()
     except Exception:
         if batch:
             yield batch  # what was read before the stream broke is done

@@ -67,7 +67,7 @@ class Database:
 
     @contextmanager
     def statement(self) -> Iterator[psycopg.Connection[Any]]:
-        """A connection of the pool's for a single statement, which is a transaction by itself: one round trip, not three.
+        """A connection of the pool's for a single statement, a transaction by itself: one round trip, not three.
 
         Raises as `transaction` does.
         """

@@ -26,8 +26,8 @@ from sightline.settings import Settings
 BATCH_ITEMS = 2048
 BATCH_BYTES = 8 * 2**20
 BATCH_SECONDS = 1.0
-"""A batch is one transaction: small enough for memory, large enough that round trips do not count; of a slow stream, what
-came in a second."""
+"""A batch is one transaction: small enough for memory, large enough that round trips do not count; of a slow stream it
+is what came in a second."""
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ class Ingest:
             with tuple_cursor(self._database) as cursor:
                 self._add(cursor, batch)
         else:
-            # In one round trip, no longer three: each of them has to wait until the thread that prepares lets go of the GIL.
+            # One round trip, not three: each has to wait until the thread that prepares lets go of the GIL.
             with self._database.statement() as connection, Cursor(connection, row_factory=tuple_row) as cursor:
                 self._add(cursor, batch)
 

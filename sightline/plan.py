@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from sightline.content import Prepared
 from sightline.database import Database
-from sightline.ingest import BATCH_ITEMS, batches, check_collection, count_items, prepare_stream
+from sightline.ingest import batches, check_collection, count_items, prepare_stream
 from sightline.item import Ingestible, expand
 from sightline.progress import progress_bar
 from sightline.settings import Settings
@@ -20,6 +20,8 @@ ITEM_BYTES, VECTOR_BYTES, INDEX_BYTES = 500, 200, 400
 """What a row takes beside its vector of 2 x dim bytes: item with its indexes, embedding with key, HNSW element."""
 INDEXED_ROWS_PER_SECOND = 500
 """Insertion through an HNSW index on two cores; without one it was 60,000."""
+FEW = 500
+"""Vectors whose insertion takes about a second: nothing to say about."""
 
 
 @dataclass
@@ -129,7 +131,7 @@ def _estimate(connection: psycopg.Connection, plan: IngestPlan, encode: dict[str
     if plan.items_per_second:
         plan.hours = plan.encode / plan.items_per_second / 3600
     indexed = sum(count for modality, count in encode.items() if f"{name}_{modality}_hnsw" in plan.indexes)
-    if indexed > BATCH_ITEMS:
+    if indexed > FEW:
         plan.index_hours = indexed / INDEXED_ROWS_PER_SECOND / 3600
 
 
@@ -153,7 +155,7 @@ def insertion_hours(database: Database, space: str, vectors: int) -> tuple[list[
         row = connection.execute("select s.name, s.modalities from sightline.resolve_space(%s) s", (space,)).fetchone()
         assert row is not None
         indexes = hnsw_indexes(connection, *row)
-    return indexes, vectors / INDEXED_ROWS_PER_SECOND / 3600 if indexes and vectors > BATCH_ITEMS else None
+    return indexes, vectors / INDEXED_ROWS_PER_SECOND / 3600 if indexes and vectors > FEW else None
 
 
 def _recent_rate(connection: psycopg.Connection, space: str) -> float | None:

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from sightline.client import Sightline
 from sightline.errors import ContractViolated, JobNotVisible, RequestRefused, ServiceMissing, UsageError
+from sightline.ingest import BATCH_ITEMS
 from sightline.item import Item
 from sightline.settings import Settings
 from tests.pgbouncer import pgbouncer
@@ -56,9 +57,9 @@ def test_a_stream_is_not_held_in_memory(client: Sightline) -> None:
 
     def texts():
         nonlocal read
-        for n in range(3000):
+        for n in range(3 * BATCH_ITEMS + 1):
             read += 1
-            if n % 512 == 0 and n:
+            if n % BATCH_ITEMS == 0 and n:
                 with client.database.transaction() as connection:
                     stored = connection.execute(
                         "select count(*) from sightline.item i join sightline.collection c using (collection_id) where c.name = 'lazy'"
@@ -67,8 +68,8 @@ def test_a_stream_is_not_held_in_memory(client: Sightline) -> None:
             yield Item(text=f"lazy {n}", external_id=str(n))
 
     client.ingest(texts(), collection="lazy")
-    assert len(ahead) == 5
-    assert max(ahead) <= 513
+    assert len(ahead) == 3
+    assert max(ahead) <= BATCH_ITEMS + 1
 
 
 def test_content_is_stored_once_and_named_by_its_digest(client: Sightline, connection: psycopg.Connection) -> None:

@@ -151,10 +151,12 @@ def _wait_for(worker: Supervisor, database: Database, log: Path | None, stop: St
 
 
 def _all_queues(database: Database) -> str:
-    """The queues of all spaces, comma-separated."""
+    """The queues of all spaces and of all kinds of jobs, comma-separated."""
     with database.transaction() as connection:
         rows = connection.execute(
-            "select 'encode' union select 'encode.' || pool from sightline.space where pool is not null order by 1"
+            "select k.kind || coalesce('.' || p.pool, '') "
+            "from (select distinct kind from sightline.job_contract where served) k cross join "
+            "(select null as pool union select pool from sightline.space) p order by 1"
         ).fetchall()
     return ",".join(queue for (queue,) in rows)
 

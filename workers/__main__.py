@@ -9,6 +9,7 @@ import sys
 
 from pydantic import ValidationError
 
+from sightline.contracts.registry import JOBS, served_kinds
 from sightline.errors import SightlineError
 from sightline.settings import Settings
 from workers.logs import configure_logs
@@ -18,14 +19,17 @@ from workers.preflight import check_services
 def main() -> int:
     """Run a worker until it is told to stop; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m workers", description="Take encode work from Redis, write vectors to Postgres."
+        prog="python -m workers", description="Take work from Redis, write vectors and captions to Postgres."
     )
-    parser.add_argument("--queues", default="encode", help="comma-separated: encode, or encode.POOL for one pool")
+    kinds = served_kinds(JOBS)
+    parser.add_argument(
+        "--queues", default=",".join(kinds), help=f"comma-separated: KIND, or KIND.POOL for one pool, of {kinds}"
+    )
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: SIGHTLINE_DEVICE)")
     arguments = parser.parse_args()
     queues = [queue.strip() for queue in arguments.queues.split(",") if queue.strip()]
-    if not queues or any(queue.split(".")[0] != "encode" for queue in queues):
-        parser.error(f"--queues {arguments.queues!r}: expected encode or encode.POOL")
+    if not queues or any(queue.split(".")[0] not in kinds for queue in queues):
+        parser.error(f"--queues {arguments.queues!r}: expected KIND or KIND.POOL, KIND one of {', '.join(kinds)}")
     try:
         settings = Settings(**({"device": arguments.device} if arguments.device else {}))
         configure_logs(settings.log_level)

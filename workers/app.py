@@ -38,7 +38,7 @@ def make_app(
     """A Celery application whose messages go to four handlers.
 
     Args:
-        queues: of the ledger: `encode`, or `encode.<pool>`.
+        queues: of the ledger: `<kind>`, or `<kind>.<pool>`.
         on_chunks: takes the queue and the chunk ids of a message; must return soon.
         on_call: takes the fields of a call and answers it.
         on_submit: takes the id, the positional and the named arguments of a message, and writes the ledger. When it

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sightline.contracts.check import check_payload_text
+from sightline.contracts.fields import Contract
 from sightline.errors import ContractViolated
 from workers.database import Pool
 from workers.engine import Lane
@@ -38,14 +39,12 @@ class WaitingChunks:
     payload: str
     chunk_ids: list[int]
 
-    @property
-    def problem(self) -> str | None:
-        """Why no worker of this version can do them: rows written around `submit`, or by a newer one."""
-        try:
-            check_payload_text(self.kind, self.payload)
-        except ContractViolated as error:
-            return str(error)
-        return f"the chunk of a job of kind {self.kind} needs a space" if self.space_id is None else None
+    def checked(self) -> Contract:
+        """The payload. Raises ContractViolated for rows written around `submit`, or by a newer version."""
+        payload = check_payload_text(self.kind, self.payload)
+        if self.space_id is None:
+            raise ContractViolated(f"the chunk of a job of kind {self.kind} needs a space")
+        return payload
 
 
 class Ledger:

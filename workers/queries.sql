@@ -112,7 +112,8 @@ select sightline.finish_chunks(%(worker_id)s, %(chunk_ids)s, %(fences)s, %(done)
 
 -- name: served_spaces
 select space_id, name, model, revision, dim, modalities, pool, passport from sightline.space
-where 'encode' || coalesce('.' || pool, '') = any (%(queues)s) order by space_id
+where exists (select from unnest(%(queues)s::text[]) q where q ~ '^[a-z]+(\.|$)' and substr(q, strpos(q || '.', '.') + 1) = coalesce(pool, ''))
+order by space_id
 
 -- name: space_by_id
 select space_id, name, model, revision, dim, modalities, pool, passport from sightline.space where space_id = %(space_id)s

@@ -13,7 +13,7 @@ import structlog
 
 from workers.ledger import ClaimedChunk, Ledger
 from workers.outage import is_outage
-from workers.spaces import Served, SpaceRefused
+from workers.spaces import SpaceRefused
 
 log = structlog.get_logger(__name__)
 
@@ -26,12 +26,13 @@ CLAIM_SECONDS = 1.0
 WAITERS = 2
 """Hand-overs that may wait at a time: as many as Celery has threads beyond the call slots."""
 
-Work = Callable[[Served, Sequence[ClaimedChunk]], object]
+Work = Callable[[Sequence[ClaimedChunk]], object]
+"""Does and persists the chunks of one message."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    served: Served
+    work: Work
     chunks: list[ClaimedChunk]
 
 
@@ -40,14 +41,12 @@ class ChunkRunner:
 
     Args:
         ledger: to claim, release and fail chunks.
-        work: encodes and persists the chunks of one message.
         slots: threads.
     """
 
-    def __init__(self, ledger: Ledger, work: Work, slots: int) -> None:
+    def __init__(self, ledger: Ledger, slots: int) -> None:
         self.slots = slots
         self._ledger = ledger
-        self._work = work
         self._room = threading.Semaphore(slots + AHEAD)
         self._waiters = threading.Semaphore(WAITERS)
         self._waiting: queue.SimpleQueue[_Message | None] = queue.SimpleQueue()
@@ -73,7 +72,7 @@ class ChunkRunner:
         """Chunks in hand, claimed or about to be."""
         return len(self._held)
 
-    def take(self, served: Served, chunk_ids: Sequence[int]) -> bool:
+    def take(self, work: Work, chunk_ids: Sequence[int]) -> bool:
         """Claim chunks and queue them; without room they go back to the ledger. Returns whether anything was claimed.
 
         Raises:
@@ -97,7 +96,7 @@ class ChunkRunner:
             chunks = self._ledger.claim(chunk_ids)
             if chunks:
                 trying -= {chunk.chunk_id for chunk in chunks}
-                self._waiting.put(_Message(served, chunks))
+                self._waiting.put(_Message(work, chunks))
                 queued = True
         finally:
             with self._lock:
@@ -180,7 +179,7 @@ class ChunkRunner:
                 if self._stopping.is_set():
                     self._give_back([chunk.chunk_id for chunk in message.chunks])
                 else:
-                    self._work(message.served, message.chunks)
+                    message.work(message.chunks)
             except BaseException as error:
                 log.exception("message_failed", chunks=[chunk.chunk_id for chunk in message.chunks])
                 if is_outage(error) or isinstance(error, SpaceRefused):

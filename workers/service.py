@@ -6,14 +6,16 @@ import os
 import threading
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
 import structlog
 
 from sightline.broker import CHUNKS_TASK, Broker
+from sightline.contracts.fields import Contract
+from sightline.errors import ContractViolated
 from sightline.settings import Settings
 from sightline.signals import StopSignals, stop_signals
 from workers import metrics
@@ -31,7 +33,7 @@ from workers.golden import CHECK_SECONDS
 from workers.heartbeat import Heartbeat, WorkerState
 from workers.ingress import Ingress
 from workers.intake import Intake
-from workers.ledger import Ledger
+from workers.ledger import ClaimedChunk, Ledger
 from workers.load import Load
 from workers.loop import Loop
 from workers.outage import is_outage
@@ -40,7 +42,7 @@ from workers.preflight import service_urls
 from workers.questions import Questions
 from workers.readiness import Readiness
 from workers.runner import WAITERS, ChunkRunner
-from workers.spaces import Spaces
+from workers.spaces import Served, Spaces
 from workers.watches import Watches
 from workers.writer import Writer
 
@@ -64,7 +66,7 @@ class Service:
 
     Args:
         settings: see `workers.preflight.check_services`, which comes first.
-        queues: of the ledger: `encode`, or `encode.<pool>`.
+        queues: of the ledger: `<kind>`, or `<kind>.<pool>`.
     """
 
     def __init__(self, settings: Settings, queues: list[str]) -> None:
@@ -84,12 +86,19 @@ class Service:
         self._cancellations = cancellations = Cancellations()
         writer = Writer(self._pool, ledger, self._give_up)
         work = EncodeWork(self._pool, ingress, writer, Flights("job"), decoders, cancellations)
-        paces = Paces()
-        self._runner = ChunkRunner(ledger, paces.timed("encode", work.run), settings.chunk_slots)
+        self._works: dict[str, Callable[[Any, Served, Sequence[ClaimedChunk]], object]] = {
+            "encode": lambda _, served, chunks: work.run(served, chunks),
+        }
+        self._paces = Paces()
+        self._runner = ChunkRunner(ledger, settings.chunk_slots)
         metrics.IN_FLIGHT.set_function(lambda: self._runner.in_flight)
         self._calls = Calls(self._broker, self._spaces, ingress)
         state = WorkerState(
-            self.worker_id, settings.chunk_slots, lambda: self._runner.free_slots, self._spaces.describe, paces.describe
+            self.worker_id,
+            settings.chunk_slots,
+            lambda: self._runner.free_slots,
+            self._spaces.describe,
+            self._paces.describe,
         )
         self._heartbeat = Heartbeat(database_url, state, settings.lease_seconds, self._on_beat)
         self._watch = Loop("watch", self._look_after, settings.lease_seconds / 5)
@@ -225,14 +234,18 @@ class Service:
             log.warning("work_left_to_others", reason=f"Postgres cannot be reached: {error}".strip())
 
     def _hand_over(self, chunk_ids: list[int]) -> None:
-        by_space: dict[int, list[int]] = defaultdict(list)
+        together: dict[tuple[str, int, str], tuple[Contract, list[int]]] = {}
         for waiting in self._ledger.waiting(chunk_ids):
-            if (problem := waiting.problem) is not None:
-                log.warning("chunks_refused", chunks=waiting.chunk_ids, reason=problem)
-                self._ledger.refuse(waiting.chunk_ids, "ContractViolated", problem)
-            elif waiting.space_id is not None:
-                by_space[waiting.space_id] += waiting.chunk_ids
-        for space_id, ids in by_space.items():
+            try:
+                payload = waiting.checked()
+            except ContractViolated as error:
+                log.warning("chunks_refused", chunks=waiting.chunk_ids, reason=str(error))
+                self._ledger.refuse(waiting.chunk_ids, "ContractViolated", str(error))
+                continue
+            # All that an encode job says is its space, however it spells that.
+            key = waiting.kind, waiting.space_id or 0, "" if waiting.kind == "encode" else waiting.payload
+            together.setdefault(key, (payload, []))[1].extend(waiting.chunk_ids)
+        for (kind, space_id, _), (payload, ids) in together.items():
             loading = self._spaces.get(space_id)
             if not loading.done():
                 self._ledger.postpone(ids, LOADING_SECONDS)
@@ -240,7 +253,8 @@ class Service:
                 # Left unclaimed: it is published again after a while, and by then another worker may take it.
                 log.warning("chunks_left", chunks=ids, reason=str(loading.exception()))
             else:
-                self._runner.take(loading.result(), ids)
+                work = self._paces.timed(kind, partial(self._works[kind], payload))
+                self._runner.take(partial(work, loading.result()), ids)
 
     def _check_golden(self) -> None:
         if time.monotonic() - self._loaded_at > CHECK_SECONDS / 2:  # they were looked at when the models were loaded

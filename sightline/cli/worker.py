@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 
 def worker(
-    queues: Annotated[str | None, typer.Option(help="Comma-separated: encode, encode.POOL (default: encode).")] = None,
+    queues: Annotated[
+        str | None, typer.Option(help="Comma-separated: KIND or KIND.POOL (default: every kind of job, of no pool).")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     gpus: Annotated[str | None, typer.Option(help="A process for each GPU: all, or numbers such as 0,2.")] = None,
     processes: Annotated[int, typer.Option(min=1, max=64, help="How many processes on each device.")] = 1,

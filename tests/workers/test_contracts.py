@@ -117,7 +117,7 @@ def test_an_answer_is_what_its_contract_says(broker: Broker) -> None:
         ({"kind": None}, None, "a call needs its kind"),
         ({"kind": 7}, None, "kind must be a string, not 7"),
         ({"kind": "rerank"}, None, 'kind "rerank" is not served by this version; served: encode'),
-        ({"kind": "paint"}, None, 'unknown kind "paint"; served: caption, encode'),
+        ({"kind": "paint"}, None, 'unknown kind "paint"; served: encode'),
         ({"version": 2}, None, "call of encode: unknown version 2; versions: 1"),
         ({"deadline": None}, None, "call of encode: deadline is missing"),
         ({"deadline": "soon"}, None, 'call of encode: deadline must be a number from 0 to 10000000000, not "soon"'),

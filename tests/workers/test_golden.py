@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -173,10 +174,10 @@ def test_a_space_whose_model_drifts_is_refused_and_nothing_is_written(
         work = EncodeWork(
             pool, Ingress([], 10**6, 10**6, 1000), Writer(pool, ledger), Flights("job"), decoders, Cancellations()
         )
-        runner = ChunkRunner(ledger, work.run, 1)
+        runner = ChunkRunner(ledger, 1)
         runner.start()
         ids = [row[0] for row in connection.execute("select chunk_id from sightline.chunk where state = 'queued'")]
-        assert runner.take(served, ids)  # it was claimed before the drift was seen
+        assert runner.take(partial(work.run, served), ids)  # it was claimed before the drift was seen
         deadline = time.monotonic() + 20
         while ledger.running() and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -184,7 +185,7 @@ def test_a_space_whose_model_drifts_is_refused_and_nothing_is_written(
         assert connection.execute("select count(*) from sightline.embedding").fetchone() == (0,)
         restore(served.encoder, kept)
         spaces.check()
-        assert runner.take(spaces.find("drifting").result(0), ids)
+        assert runner.take(partial(work.run, spaces.find("drifting").result(0)), ids)
         assert job.wait(timeout=20).done == 5
         runner.stop_taking()
         assert runner.drain(10)

@@ -56,7 +56,7 @@ def test_a_database_that_is_not_migrated_is_named(database_url: str, redis_url: 
 
 
 def test_an_unknown_queue_is_a_usage_error() -> None:
-    assert start("--queues", "caption").returncode == 2
+    assert start("--queues", "paint").returncode == 2
 
 
 def test_a_signal_before_the_models_are_loaded_ends_it(

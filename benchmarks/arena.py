@@ -106,6 +106,11 @@ class Arena:
         return self.files[: (self.scale.small if model == BUNDLED else self.scale.images) * self._faster]
 
     @property
+    def few(self) -> list[Path]:
+        """Those of one round of what is slow."""
+        return self.files[: self.scale.few * self._faster]
+
+    @property
     def models(self) -> list[str]:
         """The models that photographs are encoded with: on a GPU its usual sizes, too."""
         return [VIT, BUNDLED, *(["vit_b_32", "vit_l_14"] if torch.cuda.is_available() else [])]

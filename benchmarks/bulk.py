@@ -33,7 +33,7 @@ def measure(arena: Arena) -> list[Row]:
 def measure_model(arena: Arena, model: str) -> list[Row]:
     """Bulk, plain Celery and concurrent calls of one model, in the same rounds."""
     files = arena.photographs(model)
-    some = files[: len(files) // 3]
+    some = arena.few
     loop, plain = arena.loop(model), arena.plain_celery()
     serve(arena, model, some)  # loads the model and warms it up
     plain.run(model, files[:4])

@@ -16,8 +16,9 @@ from workers.queries import query
 
 log = structlog.get_logger(__name__)
 
-PER_SLOT = 4
-"""Chunks that are published or running for each slot; the backlog waits in the ledger."""
+PER_SLOT = 6
+"""Chunks that are published or running for each slot; the backlog waits in the ledger. A message has up to four, so two
+slots have one each, and one is claimed ahead: with fewer a slot stands idle until the next look."""
 SWEEP_SECONDS = 1.0
 FORGET_SECONDS = 60.0
 """Between two looks for jobs that ended long ago; as long as there are some, the next look comes at once."""

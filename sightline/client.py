@@ -385,12 +385,12 @@ class Sightline:
 
     def spaces(self) -> list[Space]:
         """All spaces, by name."""
-        with self.database.transaction() as connection, connection.cursor(row_factory=class_row(Space)) as cursor:
+        with self.database.statement() as connection, connection.cursor(row_factory=class_row(Space)) as cursor:
             return cursor.execute(f"{_SELECT_SPACE} from sightline.space s order by name").fetchall()
 
     def space(self, name: str = "current") -> Space:
         """The space that a name or alias means."""
-        with self.database.transaction() as connection, connection.cursor(row_factory=class_row(Space)) as cursor:
+        with self.database.statement() as connection, connection.cursor(row_factory=class_row(Space)) as cursor:
             space = cursor.execute(
                 f"{_SELECT_SPACE} from sightline.resolve_space(%s) s",
                 (name,),
@@ -530,7 +530,7 @@ class Sightline:
         self, function: str, space: str, query: str | int, k: int, collection: str | None,
         where: Mapping[str, Any] | None, modality: str, per_group: bool, notes: Iterable[str] = (),
     ) -> Hits:  # fmt: skip
-        with self.database.transaction() as connection:
+        with self.database.statement() as connection:
             rows = connection.execute(
                 "select n.item_id, n.external_id, n.score, n.distance, c.name, i.modality, i.metadata, i.text, i.uri, "
                 f"n.group_key, n.status from sightline.{function}(%s, %s, %s, %s, %s, %s, %s) with ordinality n "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -34,7 +35,7 @@ class Database:
         # No server-side prepared statements: a PgBouncer in transaction mode may stand in between.
         self._pool: ConnectionPool[psycopg.Connection[TupleRow]] = ConnectionPool(
             url, min_size=0, max_size=8, open=False, timeout=_CONNECT_SECONDS, reconnect_timeout=_CONNECT_SECONDS,
-            check=ConnectionPool.check_connection,  # else each call after a restart of Postgres meets a dead one
+            check=check_connection,  # else each call after a restart of Postgres meets a dead one
             kwargs={"prepare_threshold": None, "connect_timeout": _CONNECT_SECONDS, "application_name": "sightline"},
         )  # fmt: skip
 
@@ -97,6 +98,18 @@ class Database:
             psycopg.connect(self.url, autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection,
         ):
             yield connection
+
+
+def check_connection(connection: psycopg.Connection[Any]) -> None:
+    """Raise psycopg.Error if a connection of a pool was closed at its other end.
+
+    There is nothing to be read from an open one that idles, and an end or a last word of the server where it is not:
+    only then it is asked, which takes a round trip.
+    """
+    idle = select.poll()
+    idle.register(connection.fileno(), select.POLLIN)
+    if idle.poll(0):
+        ConnectionPool.check_connection(connection)
 
 
 def driver_connection(lent: LentConnection) -> psycopg.Connection[Any]:

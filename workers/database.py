@@ -8,6 +8,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool
 
+from sightline.database import check_connection
 from workers.columns import register
 
 Connection = psycopg.Connection[DictRow]
@@ -36,7 +37,7 @@ def open_pool(database_url: str, size: int) -> Pool:
 
     def check(connection: Connection) -> None:
         try:
-            ConnectionPool.check_connection(connection)
+            check_connection(connection)
         except psycopg.Error:
             # One dead connection means a restart that killed them all; the pool alone finds them one by one, with
             # pauses of 1, 2, 4 ... seconds between.

@@ -30,6 +30,7 @@ from sightline.settings import Settings, libpq_url
 if TYPE_CHECKING:  # they need numpy, which a search does not
     from sightline.transfer.exporter import ExportReport
     from sightline.transfer.importer import ImportReport
+    from sightline.transfer.pairs import PairsReport
 
 Lane = Literal["interactive", "normal", "bulk"]
 
@@ -253,6 +254,50 @@ class Sightline:
             self, space, Path(folder), file_format=file_format, collection=collection, modality=modality,
             unnormalised=unnormalised, progress=progress,
         )  # fmt: skip
+
+    def export_pairs(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        file_format: Literal["webdataset", "parquet"] = "webdataset",
+        collection: str | None = None,
+        keep_share: float | None = None,
+        keep_by: Literal["match", "alignment"] = "match",
+        balance: str | os.PathLike[str] | None = None,
+        per_entry: int = 20_000,
+        shard_pairs: int = 1000,
+        seed: str = "0",
+        progress: bool = False,
+    ) -> PairsReport:
+        """Write images with their captions into shards to train on.
+
+        Each pair is an image, the caption to train on (the selected one, else the owner's, else the one that matches
+        best) and, as JSON, the item with all its captions, their scores and provenance; negatives are marked. Run again
+        with the same arguments, it goes on behind the last whole shard. The same stored rows give the same shards.
+
+        Args:
+            folder: made by the export; `export.json` in it says how far it is.
+            file_format: webdataset (tar files), or parquet, which needs the extra `parquet`.
+            collection: only this one.
+            keep_share: keep this share of the pairs that have a score, the best first.
+            keep_by: the score: the matcher's probability, or the cosine of image and caption.
+            balance: a file of words and phrases, one a line; captions are kept by them as MetaCLIP does, and those that
+                name none are left out.
+            per_entry: about how many pairs a common entry keeps.
+            shard_pairs: in one file.
+            seed: of the hashes that decide; another one keeps others.
+            progress: show on stderr how many images were looked at.
+
+        Raises:
+            UsageError: a wrong argument, a folder of something else, or no such collection.
+        """
+        from sightline.transfer.pairs import PairsPlan, export_pairs
+
+        plan = PairsPlan(
+            file_format, collection, keep_share, keep_by, None if balance is None else Path(balance), per_entry,
+            shard_pairs, seed,
+        )  # fmt: skip
+        return export_pairs(self, Path(folder), plan, progress=progress)
 
     def submit(
         self,

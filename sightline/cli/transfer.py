@@ -88,22 +88,80 @@ def import_(
 
 
 def export(
-    space: Annotated[str, typer.Argument(help="Name or alias of the space.")],
-    folder: Annotated[Path, typer.Argument(help="A new folder.")],
-    file_format: Annotated[str, typer.Option("--format", help="npy or parquet.")] = "npy",
+    target: Annotated[
+        list[str],
+        typer.Argument(metavar="[SPACE] FOLDER", help="A space for its vectors; a new folder, alone for captions."),
+    ],
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="Vectors: npy or parquet. Captions: webdataset or parquet.")
+    ] = None,
     collection: CollectionOption = None,
-    modality: Annotated[str | None, typer.Option(help="image or text; default: both.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Of vectors: image or text; default: both.")] = None,
     unnormalised: Annotated[
         bool, typer.Option("--unnormalised", help="float32 with the norm that they had, not float16 of length 1.")
     ] = False,
+    keep_share: Annotated[
+        float | None, typer.Option(help="Of pairs with a score this share only, the best first; above 0, at most 1.")
+    ] = None,
+    keep_by: Annotated[str, typer.Option(help="The score of --keep-share: match or alignment.")] = "match",
+    balance: Annotated[
+        Path | None, typer.Option(help="Balance the captions by these words and phrases, one a line.")
+    ] = None,
+    per_entry: Annotated[int, typer.Option(min=1, help="About how many pairs a common one of them keeps.")] = 20_000,
+    shard_pairs: Annotated[int, typer.Option(min=1, help="Pairs in one file.")] = 1000,
+    seed: Annotated[str, typer.Option(help="Of what --keep-share and --balance leave to chance.")] = "0",
     as_json: JsonOption = False,
 ) -> None:
-    """Write the vectors of a space with their ids and metadata, and the space's passport, into a folder.
+    """Write the vectors of a space, or images with their captions to train on, into a folder.
 
-    Example: sightline export current vectors --format npy
+    With a space: its vectors with their ids and metadata, and its passport. Without one: each image with the caption to
+    train on and all that is known of its captions, in shards; the same command goes on where it was interrupted.
+
+    Example: sightline export training --format webdataset --collection shop
     """
+    if len(target) > 2:
+        raise UsageError(f"give a space and a folder, or a folder alone, not {len(target)} words")
+    if len(target) == 2:
+        _export_vectors(target[0], Path(target[1]), file_format or "npy", collection, modality, unnormalised, as_json)
+        return
+    if modality is not None or unnormalised:
+        raise UsageError("--modality and --unnormalised are of vectors: name their space before the folder")
+    if file_format == "npy":
+        raise UsageError("--format npy is of vectors: name their space before the folder")
+    with Sightline() as client:
+        report = client.export_pairs(
+            target[0], file_format=file_format or "webdataset",  # type: ignore[arg-type]  # refused by name
+            collection=collection, keep_share=keep_share,
+            keep_by=keep_by,  # type: ignore[arg-type]
+            balance=balance, per_entry=per_entry, shard_pairs=shard_pairs, seed=seed, progress=not as_json,
+        )  # fmt: skip
+    if as_json:
+        print_json(report)
+    else:
+        left_out = {
+            "without a caption": report.without_caption, "without a score": report.without_score,
+            "not in the share": report.filtered, "balanced away": report.balanced, "unreadable": report.unreadable,
+        }  # fmt: skip
+        out.print(
+            f"{report.pairs:,} pairs in {report.shards:,} files of {report.folder}"
+            + (f", {report.resumed:,} of them there before" if report.resumed else "")
+            + f", {report.pairs_per_second:,.0f} pairs/s"
+            + "".join(f"; {n:,} {why}" for why, n in left_out.items() if n)
+        )
+        for external_id, reason in report.problems[:5]:
+            err.print(f"  {external_id}: {reason}", markup=False, soft_wrap=True)
+        if report.unreadable > 5:
+            err.print(f"  ... more in {report.folder}/export.json", markup=False, soft_wrap=True)
+    if report.unreadable:
+        raise typer.Exit(1)
+
+
+def _export_vectors(
+    space: str, folder: Path, file_format: str, collection: str | None, modality: str | None, unnormalised: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     if file_format not in {"npy", "parquet"}:
-        raise UsageError(f"--format must be npy or parquet, not {file_format!r}")
+        raise UsageError(f"--format of vectors must be npy or parquet, not {file_format!r}")
     if modality not in {None, "image", "text"}:
         raise UsageError(f"--modality must be image or text, not {modality!r}")
     with Sightline() as client:

@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,6 @@ STATE_FILE = "export.json"
 COUNTS_FILE = "entry_counts.json"
 MOST_PROBLEMS = 1000
 """That are named; all are counted."""
-_SKIPPED = ("without_caption", "without_score", "filtered", "balanced", "unreadable")
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,18 @@ def export_pairs(client: Sightline, folder: Path, plan: PairsPlan, *, progress: 
         state.save(complete=True)
     skipped = state.skipped
     return PairsReport(
-        str(folder), state.pairs, len(state.shards), resumed, *(skipped[name] for name in _SKIPPED), state.problems,
-        (state.pairs - before) / max(time.monotonic() - began, 1e-9),
-    )  # fmt: skip
+        folder=str(folder),
+        pairs=state.pairs,
+        shards=len(state.shards),
+        resumed=resumed,
+        without_caption=skipped["without_caption"],
+        without_score=skipped["without_score"],
+        filtered=skipped["filtered"],
+        balanced=skipped["balanced"],
+        unreadable=skipped["unreadable"],
+        problems=state.problems,
+        pairs_per_second=(state.pairs - before) / max(time.monotonic() - began, 1e-9),
+    )
 
 
 class _State:
@@ -230,17 +239,16 @@ def _write(
     rows = query.rows(state.last_item_id)
     while True:
         partial = state.folder / f"shard-{len(state.shards):06}.{suffix}.partial"
-        file = make(partial)
         skipped, problems, pairs, last = Counter(state.skipped), list(state.problems), 0, 0
-        for row, pair in _pairs(client, rows, choice, skipped, problems):
-            advance(1)
-            last = row.item_id
-            if pair is not None:
-                file.add(pair)
-                pairs += 1
-                if pairs == plan.shard_pairs:
-                    break
-        file.close()
+        with closing(make(partial)) as file:
+            for row, pair in _pairs(client, rows, choice, skipped, problems):
+                advance(1)
+                last = row.item_id
+                if pair is not None:
+                    file.add(pair)
+                    pairs += 1
+                    if pairs == plan.shard_pairs:
+                        break
         state.skipped, state.problems = skipped, problems
         if not pairs:
             partial.unlink()

@@ -171,6 +171,16 @@ def test_words_are_stemmed_by_their_language(connection: psycopg.Connection[Any]
         assert hybrid(connection, "péniche", None, 3, ", lang => 'fr', image_weight => 0, caption_weight => 0") == []
 
 
+def test_a_caption_that_is_wrong_on_purpose_finds_nothing(
+    connection: psycopg.Connection[Any], images: list[int]
+) -> None:
+    with connection.transaction(force_rollback=True):
+        describe(connection, images[:2], ["a submarine", "a submarine"], "counterfactual")
+        connection.execute("update sightline.caption set negative = true where item_id = %s", (images[0],))
+        hits = hybrid(connection, "submarine", None, 5, ", image_weight => 0, caption_weight => 0")
+        assert [hit["item_id"] for hit in hits if hit["recipe"] == "counterfactual"] == images[1:2]
+
+
 def test_filters_hold_for_every_list(connection: psycopg.Connection[Any], images: list[int]) -> None:
     """Few images pass, and lie anywhere: each list goes on until it has them."""
     for rest in (

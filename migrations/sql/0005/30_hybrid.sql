@@ -30,7 +30,8 @@ create index item_words on sightline.item using gin (sightline.item_words(text, 
 -- Items by the words of their captions, of their own caption and, for texts, of themselves: the `most` best. A text is worth the sum of the
 -- weights of the query's words that it has; a word weighs ln(1 + (N - n + 0.5) / (n + 0.5)) where n of N texts have it (the weight of
 -- BM25: Robertson and Sparck Jones), so that a rare word counts for more than several common ones. Of equal worth those come first in which
--- the words stand closer together (ts_rank_cd), and what is equal in that too has equal rank. An item counts as its best text.
+-- the words stand closer together (ts_rank_cd), and what is equal in that too has equal rank. An item counts as its best text;
+-- captions that are wrong on purpose find nothing.
 --
 -- Which texts are looked at, of those that pass the filter: those with all the words, and those with any of the rarer ones; 5,000 of each at
 -- most (`bounded` says that there were more). A word that thousands of them have finds nothing alone, but it ranks what the others have found.
@@ -48,7 +49,7 @@ declare
   -- The texts that a tsquery finds: %1$s the tsquery, when this is formatted once more.
   source text := format(
     '(select i.item_id, c.text, c.recipe, c.words from sightline.caption c join sightline.item i on i.item_id = c.item_id '
-    'where c.words @@ %%1$s and i.modality = %1$L and %2$s and %3$s limit %4$s) union all '
+    'where c.words @@ %%1$s and not c.negative and i.modality = %1$L and %2$s and %3$s limit %4$s) union all '
     '(select i.item_id, coalesce(i.text, metadata->>''caption''), ''own'', sightline.item_words(i.text, metadata) from sightline.item i '
     'where sightline.item_words(i.text, metadata) @@ %%1$s and i.parent_id is null and (i.text is not null or metadata ? ''caption'') '
     'and i.modality = %1$L and %2$s and %3$s limit %4$s)',

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
+from PIL import Image
 from psycopg.types.json import Jsonb
 
 from tests.sightline.cli.conftest import Cli
@@ -95,3 +96,22 @@ def test_an_index_is_dropped_before_a_bulk_load_and_built_after(given: Cli) -> N
     assert {index["state"] for index in dropped.data} == {"none"}
     assert {index["state"] for index in given("space", "index", "toy", "--json").data} == {"ready"}
     assert given("space", "index", "toy", "--drop", "--rebuild").code == 2
+
+
+def test_captions_go_into_shards_and_the_same_command_says_what_was_there(
+    given: Cli, photos: Path, tmp_path: Path
+) -> None:
+    rows = [{"path": str(photos / f"{name}.png"), "external_id": name, "metadata": {"caption": name}} for name in "ab"]
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(photos / f"{name}.png")
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert given("ingest", "--jsonl", str(tmp_path / "items.jsonl"), "--collection", "pairs", "--no-wait").code == 0
+    command = ["export", str(tmp_path / "shards"), "--collection", "pairs", "--shard-pairs", "1"]
+    assert re.match(r"2 pairs in 2 files of \S+, \d+ pairs/s$", given(*command).out)
+    again = given(*command, "--json")
+    assert (again.code, again.data["pairs"], again.data["resumed"]) == (0, 2, 2)
+    changed = given(*command, "--keep-share", "0.5")
+    assert (changed.code, "asked for differently (keep_share: None)" in changed.err) == (2, True)
+    assert given("export", str(tmp_path / "new"), "--format", "npy").code == 2
+    assert given("export", "toy", str(tmp_path / "new"), "--format", "webdataset").code == 2
+    assert given("export", "a", "b", "c").code == 2

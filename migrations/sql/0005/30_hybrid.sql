@@ -7,24 +7,18 @@ language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
     when 'en' then 'english'::regconfig when 'de' then 'german'::regconfig when 'es' then 'spanish'::regconfig else 'simple'::regconfig end
 $$;
 
--- The words of a text, by the rules of its language. A text is read up to 100,000 characters: a tsvector takes 1 MB.
-create function sightline.words_of(words text, lang text) returns tsvector
-language sql immutable parallel safe set search_path = pg_catalog, sightline, pg_temp as $$
-  select to_tsvector(sightline.words_config(lang), left(words, 100000))
-$$;
-
--- The words that an item brings along: of a text itself, of an image the caption that its owner gave it in the metadata. The metadata say in
--- which language, as `lang` of a text and `caption_lang` of an image; English if they do not.
-create function sightline.item_words(text text, metadata jsonb) returns tsvector
-language sql immutable parallel safe set search_path = pg_catalog, sightline, pg_temp as $$
-  select case when text is null then sightline.words_of(metadata->>'caption', coalesce(metadata->>'caption_lang', 'en'))
-              else sightline.words_of(text, coalesce(metadata->>'lang', 'en')) end
-$$;
-
--- Captions are many and short, and are ranked by what is stored; items have their words in the index alone.
-alter table sightline.caption add column words tsvector generated always as (sightline.words_of(text, lang)) stored;
+-- The words of captions are stored, for they are ranked by them; those of items lie in the index alone: of a text itself, of an image the
+-- caption that its owner gave it in the metadata. The metadata say in which language, as `lang` of a text and `caption_lang` of an image; English
+-- if they do not. A text is read up to 100,000 characters, for a tsvector takes 1 MB. Both are expressions, not functions: a call of those for
+-- each row takes an ingest of short texts as long again as the index does.
+alter table sightline.caption add column words tsvector generated always as (to_tsvector(
+  case lower(split_part(lang, '-', 1)) when 'en' then 'english'::regconfig when 'de' then 'german'::regconfig when 'es' then 'spanish'::regconfig
+       else 'simple'::regconfig end, left(text, 100000))) stored;
 create index caption_words on sightline.caption using gin (words);
-create index item_words on sightline.item using gin (sightline.item_words(text, metadata))
+create index item_words on sightline.item using gin (to_tsvector(
+  case lower(split_part(coalesce(metadata->>case when text is null then 'caption_lang' else 'lang' end, 'en'), '-', 1))
+       when 'en' then 'english'::regconfig when 'de' then 'german'::regconfig when 'es' then 'spanish'::regconfig else 'simple'::regconfig end,
+  left(coalesce(text, metadata->>'caption'), 100000)))
   where parent_id is null and (text is not null or metadata ? 'caption');
 
 -- Items by the words of their captions, of their own caption and, for texts, of themselves: the `most` best. A text is worth the sum of the
@@ -46,15 +40,19 @@ declare
   weights jsonb;
   all_words tsquery;
   rare_words tsquery;
+  -- As in the index.
+  item_words constant text :=
+    'to_tsvector(case lower(split_part(coalesce(i.metadata->>case when i.text is null then ''caption_lang'' else ''lang'' end, ''en''), ''-'', 1)) '
+    'when ''en'' then ''english''::regconfig when ''de'' then ''german''::regconfig when ''es'' then ''spanish''::regconfig '
+    'else ''simple''::regconfig end, left(coalesce(i.text, i.metadata->>''caption''), 100000))';
   -- The texts that a tsquery finds: %1$s the tsquery, when this is formatted once more.
   source text := format(
     '(select i.item_id, c.text, c.recipe, c.words from sightline.caption c join sightline.item i on i.item_id = c.item_id '
     'where c.words @@ %%1$s and not c.negative and i.modality = %1$L and %2$s and %3$s limit %4$s) union all '
-    '(select i.item_id, coalesce(i.text, metadata->>''caption''), ''own'', sightline.item_words(i.text, metadata) from sightline.item i '
-    'where sightline.item_words(i.text, metadata) @@ %%1$s and i.parent_id is null and (i.text is not null or metadata ? ''caption'') '
-    'and i.modality = %1$L and %2$s and %3$s limit %4$s)',
+    '(select i.item_id, coalesce(i.text, i.metadata->>''caption''), ''own'', %5$s from sightline.item i '
+    'where %5$s @@ %%1$s and i.parent_id is null and (i.text is not null or i.metadata ? ''caption'') and i.modality = %1$L and %2$s and %3$s limit %4$s)',
     modality, case when collection_id is null then 'true' else 'i.collection_id = ' || collection_id end,
-    replace(condition, '%', '%%'), most_texts + 1);
+    replace(condition, '%', '%%'), most_texts + 1, item_words);
 begin
   if cardinality(words) = 0 then
     raise notice 'no word of "%" is one to look for', left(query_text, 100);

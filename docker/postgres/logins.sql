@@ -2,6 +2,7 @@
 --   WORKER_PASSWORD=... APP_PASSWORD=... MONITOR_PASSWORD=... sh logins.sh --dbname ...
 -- `app` is for services that submit and search, `monitor` for whatever only looks: Prometheus' exporters, KEDA, dashboards.
 \set ON_ERROR_STOP on
+set client_min_messages = warning;
 select format('create role %I login', name)
 from unnest(array['sightline_worker_login', 'sightline_app_login', 'sightline_monitor_login']) name
 where not exists (select from pg_roles where rolname = name) \gexec

@@ -40,6 +40,10 @@ class BlipMatcher:
         vision = opened.config.vision_config
         self._image_tokens = (vision.image_size // vision.patch_size) ** 2 + 1
 
+    def decode_size(self, width: int, height: int) -> tuple[int, int]:
+        """The width and height that a decoder which can scale must leave of an image, lying or upright."""
+        return self._image.decode_size(width, height)
+
     def prepare(self, part: Part, role: Role) -> PreparedPart:
         """Resize an image or tokenise a text; both roles are prepared alike.
 

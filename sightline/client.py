@@ -24,6 +24,7 @@ from sightline.job import Job
 from sightline.plan import IngestPlan, plan_ingest
 from sightline.prune import Pruned, prune
 from sightline.query import check_modalities, check_search, image_bytes_of, naming_the_query
+from sightline.rerank import Ranking, RerankCandidate, rerank, reranked
 from sightline.results import Hit, Hits, Modality, Space, Status
 from sightline.settings import Settings, libpq_url
 
@@ -489,6 +490,9 @@ class Sightline:
         per_group: bool = False,
         hybrid: bool = False,
         lang: str = "en",
+        rerank: bool | str = False,
+        candidates: int = 100,
+        threshold: float | None = None,
     ) -> Hits:
         """The k stored items nearest to a text, an image (path or bytes) or a vector.
 
@@ -506,12 +510,25 @@ class Sightline:
             hybrid: by words too: image vectors, vectors and words of captions, and words of texts, fused by their ranks
                 (`sightline.hybrid_search` in SQL). For a text; not by groups.
             lang: language of the text in a hybrid search: English, German (de) and Spanish (es) words are stemmed.
+            rerank: put the nearest in the order of a stronger scorer: its name, or True for the worker's default one.
+            candidates: how many of the nearest are reranked.
+            threshold: leave out what a reranking finds less relevant than this, which may be everything. It needs a
+                calibration of the scorer on `collection` (`sightline calibrate relevance`).
 
         Raises:
             UsageError: an argument of the wrong type.
             RequestRefused: no such space or collection, wrong dimension, a bad filter.
             CallTimeout: no worker encoded the query in time.
+            CallFailed: a worker refused the query, the scorer or the threshold.
         """
+        if rerank:
+            hits = self.search(
+                text=text, image=image, vector=vector, k=max(k, candidates), collection=collection, where=where,
+                space=space, modality=modality, per_group=per_group, hybrid=hybrid, lang=lang,
+            )  # fmt: skip
+            return reranked(self, text, hits, k, None if rerank is True else rerank, collection, threshold, space)
+        if threshold is not None:
+            raise UsageError("a threshold is for a scorer's relevance: it needs rerank")
         given = [name for name, value in (("text", text), ("image", image), ("vector", vector)) if value is not None]
         if len(given) != 1:
             raise UsageError(f"search takes exactly one of text, image and vector, not {' and '.join(given) or 'none'}")
@@ -533,6 +550,44 @@ class Sightline:
             )  # fmt: skip
         literal = f"[{','.join(map(repr, query))}]"
         return self._hits("nearest", space, literal, k, collection, where, modality, per_group, notes)
+
+    def rerank(
+        self,
+        query: str,
+        candidates: Sequence[RerankCandidate],
+        *,
+        scorer: str | None = None,
+        k: int | None = None,
+        collection: str | None = None,
+        threshold: float | None = None,
+        space: str = "current",
+        timeout: float | None = None,
+    ) -> Ranking:
+        """Put candidates in the order of their relevance for a query, on a worker, now: nothing is stored.
+
+        Args:
+            query: in words.
+            candidates: at most 1,000: ids of stored items or hits, texts (str), images (bytes or a `Path`).
+            scorer: its name, such as "matcher" or "cross-encoder:BAAI/bge-reranker-base"; None is the worker's default.
+            k: how many are kept; None keeps all.
+            collection: whose calibration makes probabilities of the scores; None leaves them raw.
+            threshold: leave out what is less relevant, which may be everything; refused without a calibration.
+            space: whose stored vectors `dual-encoder` and `late-interaction` use.
+            timeout: seconds; by default SIGHTLINE_RERANK_SECONDS.
+
+        Returns:
+            The candidates by their places; those that could not be scored are in its `errors`.
+
+        Raises:
+            UsageError: an argument of the wrong type.
+            ContractViolated: too many candidates, an empty query, or a value of the wrong type.
+            CallTimeout: no worker answered in time.
+            CallFailed: a worker refused the query, the scorer or the threshold.
+        """
+        return rerank(
+            self, query, candidates, scorer=scorer, k=k, collection=collection, threshold=threshold, space=space,
+            timeout=timeout,
+        )  # fmt: skip
 
     def similar_to(
         self,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from sightline.rerank import Ranking
 
 Modality = Literal["image", "text"]
 Status = Literal["complete", "fewer_exist", "scan_limit"]
@@ -12,7 +15,7 @@ Status = Literal["complete", "fewer_exist", "scan_limit"]
 
 @dataclass(frozen=True)
 class Hit:
-    """One found item. `score` is the cosine similarity, `distance` is 1 - score.
+    """One found item. `score` is the cosine similarity, `distance` is 1 - score; `relevance` is a scorer's, if asked.
 
     Of a hybrid search `score` is the fused one, `distance` that of the item's own vector (None where it has none), and
     `caption` the text that brought the item up, if one did; `recipe` says who wrote it, if its words did (`own`: the
@@ -31,15 +34,18 @@ class Hit:
     group_key: str | None
     caption: str | None = None
     recipe: str | None = None
+    relevance: float | None = None
 
 
 class Hits(list[Hit]):
-    """Hits, nearest first. `status` says whether the answer is whole; `notes` what of the query was not read."""
+    """Hits, nearest first, or as a scorer put them. `status` says whether the answer is whole; `notes` what of the
+    query was not read, and which hits could not be scored; `ranking` who scored them and how long it took."""
 
     def __init__(self, hits: Iterable[Hit], status: Status, notes: Iterable[str] = ()) -> None:
         super().__init__(hits)
         self.status: Status = status
         self.notes = list(notes)
+        self.ranking: Ranking | None = None
 
 
 @dataclass(frozen=True)

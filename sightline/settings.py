@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         default=None,
         description="Model of the default space: a Hugging Face id or a folder. Unset: the bundled scenes model.",
     )
+    scorers: list[str] = Field(
+        default_factory=lambda: ["matcher", "dual-encoder", "late-interaction"],
+        description="Scorers that a worker may load for reranking, the default one first: matcher[:MODEL], "
+        "cross-encoder:MODEL, yes-no:MODEL, endpoint:MODEL, dual-encoder, late-interaction.",
+    )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
@@ -101,6 +106,9 @@ class Settings(BaseSettings):
     call_slots: int = Field(default=4, ge=1, description="Threads that one worker keeps for calls.")
     call_seconds: float = Field(
         default=10.0, gt=0, description="Seconds that a call, such as the encoding of a query, may take."
+    )
+    rerank_seconds: float = Field(
+        default=60.0, gt=0, description="Seconds that a rerank call may take, the loading of its scorer included."
     )
     metrics_port: int | None = Field(
         default=None,

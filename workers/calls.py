@@ -1,11 +1,13 @@
-"""Answers calls: requests with a deadline and a reply, which leave no row."""
+"""Answers calls: requests with a deadline and a reply, which leave no row. What is encoded is encoded here."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,13 @@ from sightline.broker import Broker
 from sightline.contracts.call import CallError, ErrorReply
 from sightline.contracts.check import check_call
 from sightline.contracts.encode import EncodeCall, EncodeInput, EncodeReply
+from sightline.contracts.rerank import RerankCall, RerankReply
 from sightline.errors import ContractViolated
 from workers.engine import Expired
 from workers.errors import InvalidInput, ItemError, UnsupportedModality
 from workers.ingress import Ingress
 from workers.query_texts import GRACE, QueryTexts
+from workers.rerank_calls import RerankCalls
 from workers.spaces import Served, SpaceRefused, Spaces
 from workers.vector import Vector, normalise
 
@@ -37,13 +41,25 @@ class _InputError(Exception):
 
 
 class Calls:
-    """Encodes the inputs of calls, ahead of all jobs."""
+    """Answers calls of every kind, ahead of all jobs.
 
-    def __init__(self, broker: Broker, spaces: Spaces, ingress: Ingress) -> None:
+    Args:
+        rerank: answers those of its kind.
+        texts: vectors of texts that were asked before.
+        slots: calls that take long and are worked on at a time, beside those that are short: a ranking must not hold
+            the threads that queries are encoded in.
+    """
+
+    def __init__(
+        self, broker: Broker, spaces: Spaces, ingress: Ingress, rerank: RerankCalls, texts: QueryTexts, slots: int
+    ) -> None:
         self._broker = broker
         self._spaces = spaces
         self._ingress = ingress
-        self._texts = QueryTexts()
+        self._rerank = rerank
+        self._texts = texts
+        self._long = ThreadPoolExecutor(slots, thread_name_prefix="rerank")
+        self._long_room = threading.Semaphore(2 * slots)
 
     def answer(self, request: dict[str, Any]) -> None:
         """Answer one request with a reply of its kind, or with an error.
@@ -57,18 +73,39 @@ class Calls:
             if isinstance(reply_key := request.get("reply_key"), str) and reply_key:
                 self._broker.answer(reply_key, _error("ContractViolated", str(error), error.item))
             return
-        assert isinstance(call, EncodeCall)
+        assert isinstance(call, EncodeCall | RerankCall)
         seconds = call.deadline - self._broker.now()
         if seconds <= 0:
-            log.warning("call_expired", late_seconds=round(-seconds, 3), space=call.space)
+            log.warning("call_expired", late_seconds=round(-seconds, 3), kind=call.kind, space=call.space)
             return
-        reply = self._reply(call, time.monotonic() + seconds)
+        deadline = time.monotonic() + seconds
+        if isinstance(call, EncodeCall):
+            self._finish(call, deadline)
+        elif self._long_room.acquire(timeout=seconds):
+            self._long.submit(self._finish_long, call, deadline)
+
+    def close(self) -> None:
+        """Begin nothing more; what is under way may still be answered."""
+        self._long.shutdown(wait=False, cancel_futures=True)
+
+    def _finish_long(self, call: RerankCall, deadline: float) -> None:
+        try:
+            self._finish(call, deadline)
+        except BaseException:
+            log.exception("call_not_answered", kind=call.kind)
+        finally:
+            self._long_room.release()
+
+    def _finish(self, call: EncodeCall | RerankCall, deadline: float) -> None:
+        reply = self._reply(call, deadline)
         if reply is not None:
             self._broker.answer(call.reply_key, reply)
 
-    def _reply(self, call: EncodeCall, deadline: float) -> EncodeReply | ErrorReply | None:
+    def _reply(self, call: EncodeCall | RerankCall, deadline: float) -> EncodeReply | RerankReply | ErrorReply | None:
         """None: the deadline passed on the way."""
         try:
+            if isinstance(call, RerankCall):
+                return self._rerank.reply(call, deadline)
             served = self._spaces.find(call.space).result(deadline - time.monotonic())
             vectors, notes = self._encode(served, call.inputs, deadline)
             return EncodeReply(space=served.name, vectors=vectors, notes=notes)
@@ -77,7 +114,9 @@ class Calls:
         except SpaceRefused as error:
             return _error("SpaceRefused", str(error), None)
         except (Expired, TimeoutError) as error:
-            log.warning("call_expired_at_work", space=call.space, error=str(error) or type(error).__name__)
+            log.warning(
+                "call_expired_at_work", kind=call.kind, space=call.space, error=str(error) or type(error).__name__
+            )
             return None
         except BaseException as error:
             if not isinstance(error, ItemError | ModelError):

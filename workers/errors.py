@@ -93,6 +93,22 @@ class UnsupportedModality(ItemError):
     """The space does not take items of this modality."""
 
 
+class NoSuchItem(ItemError):
+    """There is no item of this id."""
+
+
+class NotEncoded(ItemError):
+    """The item has no vector of its present content in the space."""
+
+
+class NotCalibrated(ItemError):
+    """A threshold for scores that nobody has calibrated on this collection."""
+
+
+class ScorerRefused(ItemError):
+    """This worker does not serve the scorer."""
+
+
 class SourceUnavailable(ItemError):
     """Reading failed in a way that may pass: an I/O error, a stale mount, a timeout."""
 

@@ -44,6 +44,28 @@ left join lateral (
 ) e on true
 where i.item_id = any (%(item_ids)s::bigint[]) order by i.item_id
 
+-- name: load_candidates
+-- `encoded` says nothing here: a scorer reads the content, or finds the vector itself.
+select i.item_id, i.generation, i.modality, i.external_id, i.uri, i.text, i.digest, i.blob_digest, null::int as blob_bytes, false as encoded
+from sightline.item i where i.item_id = any (%(item_ids)s::bigint[])
+
+-- name: stored_slots
+-- Vectors of the present content of items, the whole item first.
+select e.item_id, e.vec from unnest(%(item_ids)s::bigint[]) u(item_id)
+join sightline.item i on i.item_id = u.item_id
+cross join lateral (
+  select e.item_id, e.slot, e.vec from sightline.embedding e
+  where e.space_id = %(space_id)s and e.item_id = i.item_id and e.generation = i.generation and e.modality = i.modality
+  order by e.slot limit 256
+) e
+order by e.item_id, e.slot
+
+-- name: newest_calibration
+select k.calibration_id, k.method, k.params from sightline.calibration k
+where k.collection_id = (select c.collection_id from sightline.collection c where c.name = %(collection)s)
+  and k.scorer = %(scorer)s and k.scorer_version = %(version)s
+order by k.calibration_id desc limit 1
+
 -- name: load_blobs
 select digest, bytes from sightline.blob where digest = any (%(digests)s)
 

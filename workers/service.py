@@ -23,6 +23,7 @@ from workers.app import make_app
 from workers.calls import Calls
 from workers.cancellations import Cancellations
 from workers.consumer import Consumer
+from workers.contents import Contents
 from workers.database import open_pool
 from workers.decoders import Decoders
 from workers.dispatcher import Dispatcher
@@ -39,9 +40,13 @@ from workers.loop import Loop
 from workers.outage import is_outage
 from workers.paces import Paces
 from workers.preflight import service_urls
+from workers.query_texts import QueryTexts
 from workers.questions import Questions
 from workers.readiness import Readiness
+from workers.rerank_calls import RerankCalls
+from workers.reranker import Reranker
 from workers.runner import WAITERS, ChunkRunner
+from workers.scorers import Scorers
 from workers.spaces import Served, Spaces
 from workers.watches import Watches
 from workers.writer import Writer
@@ -92,7 +97,11 @@ class Service:
         self._paces = Paces()
         self._runner = ChunkRunner(ledger, settings.chunk_slots)
         metrics.IN_FLIGHT.set_function(lambda: self._runner.in_flight)
-        self._calls = Calls(self._broker, self._spaces, ingress)
+        texts = QueryTexts()
+        self._scorers = Scorers(settings.scorers, settings.device)
+        reranker = Reranker(self._pool, self._spaces, Contents(self._pool, ingress), decoders, texts)
+        rerank = RerankCalls(reranker, self._scorers)
+        self._calls = Calls(self._broker, self._spaces, ingress, rerank, texts, settings.call_slots)
         state = WorkerState(
             self.worker_id,
             settings.chunk_slots,
@@ -190,7 +199,9 @@ class Service:
         """Free threads and sockets; the process may live on."""
         if self._endpoint is not None:
             self._endpoint.close()
+        self._calls.close()
         self._spaces.close()
+        self._scorers.close()
         self._decoders.close()
         self._app.close()
         self._pool.close(1.0)
@@ -267,14 +278,15 @@ class Service:
     def _space_troubles(self) -> list[str]:
         spaces = self._spaces.describe()
         if any(space["state"] == "ready" for space in spaces):
-            return self._spaces.troubles()
+            return self._spaces.troubles() + self._scorers.troubles()
         seen = [f"{space['space']} is {space['state']}: {space['detail']}" for space in spaces]
         return [*self._spaces.troubles(), "no space is ready: " + ("; ".join(seen) or "there is none")]
 
     def _look_after(self) -> None:
-        if self._spaces.busy_seconds > STUCK_SECONDS or self._decoders.hung >= MAX_HUNG:
+        busy_seconds = max(self._spaces.busy_seconds, self._scorers.busy_seconds)
+        if busy_seconds > STUCK_SECONDS or self._decoders.hung >= MAX_HUNG:
             # Neither a forward nor a read can be interrupted, and a worker behind them would hold its chunks for ever.
-            log.critical("worker_exits_stuck", forward_seconds=round(self._spaces.busy_seconds),
+            log.critical("worker_exits_stuck", forward_seconds=round(busy_seconds),
                          hung_reads=self._decoders.hung)  # fmt: skip
             threading.Timer(EXIT_GRACE, os._exit, [BROKEN_EXIT_CODE]).start()
             self._runner.release_all()

@@ -63,7 +63,7 @@ JOBS = (
 
 CALLS = (
     CallContract("encode", 1, EncodeCall, EncodeReply, served=True),
-    CallContract("rerank", 1, RerankCall, RerankReply, served=False),
+    CallContract("rerank", 1, RerankCall, RerankReply, served=True),
     CallContract("context", 1, ContextCall, ContextReply, served=False),
 )
 

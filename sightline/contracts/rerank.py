@@ -1,4 +1,4 @@
-"""Rerank: a stronger scorer orders candidates anew. Specified, not served yet."""
+"""Rerank: a stronger scorer orders candidates anew."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sightline.contracts.call import CallError, Envelope
 from sightline.contracts.fields import (
     VERSION,
     Contract,
+    Count,
     Free,
     ItemId,
     ModelName,
@@ -23,30 +24,29 @@ from sightline.contracts.fields import (
 
 Rank = Annotated[int, Field(ge=1, le=10_000)]
 Scorer = ModelName
+Collection = Annotated[str, Field(min_length=1, max_length=200)]
 MAX_CANDIDATES = 1000
 """Of one call."""
 
 
 class RerankPayload(Contract):
-    """A rerank job: the candidates are its items, or without any the nearest of its collection."""
+    """A rerank job: its items are the candidates."""
 
     version: Version = VERSION
     query: Words = Field(description="The query in words.")
     scorer: Scorer | None = Field(default=None, description="Name of the scorer; null is the default one.")
-    params: Free = Field(default_factory=dict, description="Parameters of the scorer, which checks them.")
-    space: Name = Field(default="current", description="Space that candidates are searched in.")
-    candidates: Rank = Field(default=100, description="How many candidates a search takes.")
-    k: Rank = Field(default=10, description="How many are kept.")
+    space: Name = Field(default="current", description="Space whose stored vectors a scorer may use.")
 
 
 class RerankResult(Contract):
-    """What a rerank job leaves for each candidate that is kept: a row of the table `ranking`."""
+    """What a rerank job leaves for each candidate: a row of the table `ranking`."""
 
     item_id: ItemId = Field(description="The candidate.")
-    rank: Rank = Field(description="Its place, from 1.")
     score: Share = Field(description="Relevance, calibrated where the scorer was.")
+    raw_score: Share = Field(description="As the scorer gave it; the order is by this.")
     scorer: Scorer = Field(description="The scorer.")
-    scorer_version: str = Field(description="Its revision.")
+    scorer_version: str = Field(description="Which weights and rules it had.")
+    calibration_id: ItemId | None = Field(description="The calibration of the score; null where there is none.")
 
 
 class Candidate(OneOf):
@@ -57,26 +57,37 @@ class Candidate(OneOf):
     image: str | None = Field(default=None, description="The bytes of an image file, in base64.")
 
 
-class RerankCall(Envelope):
-    """Rerank candidates now."""
+class RerankRequest(Contract):
+    """What a rerank call asks."""
 
     kind: Literal["rerank"] = Field(description="The kind of the call.")
     version: Version = VERSION
     query: Words = Field(description="The query in words.")
     candidates: Annotated[Several[Candidate], Field(min_length=1, max_length=MAX_CANDIDATES)] = Field(
-        description="What to order."
+        description="What to order; of equal scores the one given first is first."
     )
     scorer: Scorer | None = Field(default=None, description="Name of the scorer; null is the default one.")
-    params: Free = Field(default_factory=dict, description="Parameters of the scorer, which checks them.")
     space: Name = Field(default="current", description="Space whose stored vectors a scorer may use.")
+    collection: Collection | None = Field(
+        default=None, description="Collection whose calibration turns scores into probabilities; null leaves them raw."
+    )
+    threshold: Share | None = Field(
+        default=None, description="Candidates below it are left out. Refused without a calibration."
+    )
     k: Rank = Field(default=10, description="How many are kept.")
+
+
+class RerankCall(RerankRequest, Envelope):
+    """Rerank candidates now."""
 
 
 class Ranked(Contract):
     """One candidate with its score."""
 
-    candidate: Annotated[int, Field(ge=0)] = Field(description="Its number in the call, from 0.")
-    score: Share = Field(description="Relevance, calibrated where the scorer was.")
+    candidate: Count = Field(description="Its number in the call, from 0.")
+    score: Share = Field(description="Relevance, calibrated where there is a calibration.")
+    raw_score: Share = Field(description="As the scorer gave it; the order is by this.")
+    note: str | None = Field(default=None, description="What of the candidate was not read.")
 
 
 class RerankReply(Contract):
@@ -85,6 +96,9 @@ class RerankReply(Contract):
     version: Version = VERSION
     ranking: Several[Ranked] = Field(description="The candidates that are kept, the most relevant first.")
     errors: Several[CallError] = Field(description="Candidates that could not be scored; `item` is their number.")
+    dropped: Count = Field(description="Candidates that were scored and left out, by `threshold` or `k`.")
+    notes: Several[str] = Field(description="What of the query was not read.")
     scorer: Scorer = Field(description="The scorer.")
-    scorer_version: str = Field(description="Its revision.")
+    scorer_version: str = Field(description="Which weights and rules it had.")
+    calibration_id: ItemId | None = Field(description="The calibration of the scores; null: they are raw.")
     seconds: Free = Field(description="How long each stage took, by its name.")

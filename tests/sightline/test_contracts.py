@@ -177,7 +177,7 @@ def test_sql_and_python_refuse_parameters_of_a_recipe_in_the_same_words(name: st
         ("encode", {"version": 9}, "payload of encode: unknown version 9; versions: 1"),
         ("encode", [1, 2], "payload of encode must be an object, not a list of 2"),
         ("paint", {}, 'unknown kind "paint"; served: caption, encode'),
-        ("rerank", {}, 'kind "rerank" is not served by this version; served: caption, encode'),
+        ("context", {}, 'kind "context" is not served by this version; served: caption, encode'),
         ("caption", {"recipe": "paint"}, 'payload of caption: unknown recipe "paint"; recipes: ' + ", ".join(CAPTIONS)),
         (
             "caption",
@@ -269,8 +269,8 @@ def test_a_version_that_no_worker_serves_is_unknown_and_the_newest_served_one_co
     [
         ({}, "a call needs its kind", None),
         ({"kind": 3}, "kind must be a string, not 3", None),
-        ({"kind": "paint"}, 'unknown kind "paint"; served: encode', None),
-        ({"kind": "rerank"}, 'kind "rerank" is not served by this version; served: encode', None),
+        ({"kind": "paint"}, 'unknown kind "paint"; served: encode, rerank', None),
+        ({"kind": "context"}, 'kind "context" is not served by this version; served: encode, rerank', None),
         ({"kind": "encode", "version": 2}, "call of encode: unknown version 2; versions: 1", None),
         ({"kind": "encode", "inputs": [{"text": "a"}], "reply_key": "r"}, "call of encode: deadline is missing", None),
         (

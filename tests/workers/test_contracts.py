@@ -52,7 +52,7 @@ def insert_job(connection: psycopg.Connection, payload: str, kind: str = "encode
         ("{}", "encode", False, "the chunk of a job of kind encode needs a space"),
         ('{"recipe": "paint"}', "caption", True, 'payload of caption: unknown recipe "paint"; recipes: '),
         ('{"recipe": "describe"}', "caption", False, "the chunk of a job of kind caption needs a space"),
-        ("{}", "rerank", False, 'kind "rerank" is not served by this version; served: caption, encode'),
+        ("{}", "context", False, 'kind "context" is not served by this version; served: caption, encode'),
     ],
 )
 def test_items_of_a_job_around_submit_fail_with_the_reason(
@@ -116,8 +116,8 @@ def test_an_answer_is_what_its_contract_says(broker: Broker) -> None:
     [
         ({"kind": None}, None, "a call needs its kind"),
         ({"kind": 7}, None, "kind must be a string, not 7"),
-        ({"kind": "rerank"}, None, 'kind "rerank" is not served by this version; served: encode'),
-        ({"kind": "paint"}, None, 'unknown kind "paint"; served: encode'),
+        ({"kind": "context"}, None, 'kind "context" is not served by this version; served: encode, rerank'),
+        ({"kind": "paint"}, None, 'unknown kind "paint"; served: encode, rerank'),
         ({"version": 2}, None, "call of encode: unknown version 2; versions: 1"),
         ({"deadline": None}, None, "call of encode: deadline is missing"),
         ({"deadline": "soon"}, None, 'call of encode: deadline must be a number from 0 to 10000000000, not "soon"'),

@@ -60,6 +60,25 @@ cross join lateral (
 ) e
 order by e.item_id, e.slot
 
+-- name: collections_of
+select c.name as collection, array_agg((u.place - 1)::int order by u.place) as places
+from unnest(%(item_ids)s::bigint[]) with ordinality u(item_id, place)
+join sightline.item i on i.item_id = u.item_id join sightline.collection c on c.collection_id = i.collection_id
+group by c.name
+
+-- name: write_rankings
+insert into sightline.ranking (job_id, item_id, generation, score, raw_score, scorer, scorer_version, calibration_id, seconds)
+select %(job_id)s, r.item_id, r.generation, r.score, r.raw_score, r.scorer, r.scorer_version,
+       (select k.calibration_id from sightline.calibration k where k.calibration_id = r.calibration_id), r.seconds
+from jsonb_to_recordset(%(rows)s) r(item_id bigint, generation int, score real, raw_score real, scorer text, scorer_version text,
+                                    calibration_id bigint, seconds real)
+order by r.item_id
+on conflict (job_id, item_id) do update set
+  generation = excluded.generation, score = excluded.score, raw_score = excluded.raw_score, scorer = excluded.scorer,
+  scorer_version = excluded.scorer_version, calibration_id = excluded.calibration_id, seconds = excluded.seconds,
+  ranked_at = clock_timestamp()
+where ranking.generation <= excluded.generation
+
 -- name: newest_calibration
 select k.calibration_id, k.method, k.params from sightline.calibration k
 where k.collection_id = (select c.collection_id from sightline.collection c where c.name = %(collection)s)

@@ -90,6 +90,12 @@ class Reranker:
             rows = connection.execute(query("load_candidates"), {"item_ids": sorted(set(item_ids))}).fetchall()
         return {row["item_id"]: Item(**row) for row in rows}
 
+    def collections(self, item_ids: Sequence[int]) -> dict[str, list[int]]:
+        """The places of these items by the names of their collections. Raises psycopg.Error."""
+        with self._pool.connection() as connection:
+            rows = connection.execute(query("collections_of"), {"item_ids": list(item_ids)}).fetchall()
+        return {row["collection"]: row["places"] for row in rows}
+
     def calibration(self, collection: str, scorer: str, version: str) -> tuple[int, Calibration] | None:
         """The newest one of a collection, a scorer and its version."""
         asked = {"collection": collection, "scorer": scorer, "version": version}

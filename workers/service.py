@@ -44,6 +44,7 @@ from workers.query_texts import QueryTexts
 from workers.questions import Questions
 from workers.readiness import Readiness
 from workers.rerank_calls import RerankCalls
+from workers.rerank_work import RerankWork
 from workers.reranker import Reranker
 from workers.runner import WAITERS, ChunkRunner
 from workers.scorers import Scorers
@@ -100,6 +101,7 @@ class Service:
         texts = QueryTexts()
         self._scorers = Scorers(settings.scorers, settings.device)
         reranker = Reranker(self._pool, self._spaces, Contents(self._pool, ingress), decoders, texts)
+        self._works["rerank"] = RerankWork(reranker, self._scorers, writer).run
         rerank = RerankCalls(reranker, self._scorers)
         self._calls = Calls(self._broker, self._spaces, ingress, rerank, texts, settings.call_slots)
         state = WorkerState(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import structlog
+from psycopg.types.json import Jsonb
 
 from workers import metrics
 from workers.columns import Column
@@ -55,6 +56,7 @@ class Outcome:
         vector: the vector to store; None with no error means that the stored one is right already.
         error: why there is no vector.
         learnt: the digest is news: the item's row has none or another.
+        ranking: columns of a row of `ranking`, all but its keys and generation.
     """
 
     item_id: int
@@ -65,6 +67,7 @@ class Outcome:
     vector: Vector | None = None
     error: ItemError | None = None
     learnt: bool = False
+    ranking: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -145,6 +148,10 @@ class Writer:
         rows = connection.execute(query("lock_items"), {"item_ids": Column(np.array(wanted))}).fetchall()
         present = {row["item_id"]: (row["generation"], row["digest"]) for row in rows}
         _write_vectors(connection, space_id, [outcome for outcome in known if outcome.item_id in present], present)
+        for chunk in mine:
+            _write_rankings(
+                connection, chunk, [outcomes[id_] for id_ in chunk.item_ids if id_ in present and id_ in outcomes]
+            )
         flush = _sort_out(mine, {o.item_id: o for o in known if o.item_id in present}, cancelled)
         _write_failures(connection, flush.failures)
         for chunk_id, item_ids in flush.moved.items():
@@ -236,6 +243,16 @@ def _write_vectors(
             "vectors": Column(np.stack([vector.values for _, vector in stored])),
         }
         connection.execute(query("upsert_vectors"), {"space_id": space_id} | columns)
+
+
+def _write_rankings(connection: Connection, chunk: ClaimedChunk, outcomes: Sequence[Outcome]) -> None:
+    rows = [
+        outcome.ranking | {"item_id": outcome.item_id, "generation": outcome.generation}
+        for outcome in outcomes
+        if outcome.ranking is not None
+    ]
+    if rows:
+        connection.execute(query("write_rankings"), {"job_id": chunk.job_id, "rows": Jsonb(rows)})
 
 
 def _generation(outcome: Outcome, present: int, digest: bytes | None) -> int:

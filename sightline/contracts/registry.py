@@ -57,7 +57,7 @@ class CallContract:
 JOBS = (
     JobContract("encode", 1, EncodePayload, EncodeResult, served=True),
     JobContract("caption", 1, CaptionPayload, CaptionResult, served=True),
-    JobContract("rerank", 1, RerankPayload, RerankResult, served=False),
+    JobContract("rerank", 1, RerankPayload, RerankResult, served=True),
     JobContract("context", 1, ContextPayload, ContextResult, served=False),
 )
 

@@ -30,7 +30,7 @@ MAX_CANDIDATES = 1000
 
 
 class RerankPayload(Contract):
-    """A rerank job: its items are the candidates."""
+    """A rerank job: the candidates are its items, or without any all of its collection."""
 
     version: Version = VERSION
     query: Words = Field(description="The query in words.")

@@ -176,8 +176,8 @@ def test_sql_and_python_refuse_parameters_of_a_recipe_in_the_same_words(name: st
         ("encode", {"space": ""}, 'payload of encode: space must be a string of 1 to 40 characters, not ""'),
         ("encode", {"version": 9}, "payload of encode: unknown version 9; versions: 1"),
         ("encode", [1, 2], "payload of encode must be an object, not a list of 2"),
-        ("paint", {}, 'unknown kind "paint"; served: caption, encode'),
-        ("context", {}, 'kind "context" is not served by this version; served: caption, encode'),
+        ("paint", {}, 'unknown kind "paint"; served: caption, encode, rerank'),
+        ("context", {}, 'kind "context" is not served by this version; served: caption, encode, rerank'),
         ("caption", {"recipe": "paint"}, 'payload of caption: unknown recipe "paint"; recipes: ' + ", ".join(CAPTIONS)),
         (
             "caption",

@@ -52,7 +52,7 @@ def insert_job(connection: psycopg.Connection, payload: str, kind: str = "encode
         ("{}", "encode", False, "the chunk of a job of kind encode needs a space"),
         ('{"recipe": "paint"}', "caption", True, 'payload of caption: unknown recipe "paint"; recipes: '),
         ('{"recipe": "describe"}', "caption", False, "the chunk of a job of kind caption needs a space"),
-        ("{}", "context", False, 'kind "context" is not served by this version; served: caption, encode'),
+        ("{}", "context", False, 'kind "context" is not served by this version; served: caption, encode, rerank'),
     ],
 )
 def test_items_of_a_job_around_submit_fail_with_the_reason(

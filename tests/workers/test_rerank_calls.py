@@ -184,3 +184,43 @@ def test_images_may_be_sent(client: Sightline, media: Path, stored: list[int]) -
     by_place = {one.candidate: one.raw_score for one in sent}
     assert by_place[0] == pytest.approx(by_place[2], abs=1e-6)
     assert by_place[0] > by_place[1]
+
+
+def test_a_rerank_job_leaves_a_row_for_each_candidate(client: Sightline, stored: list[int]) -> None:
+    calibrated = {one.candidate: one for one in client.rerank(QUERY, stored, collection="scenes")}
+    job = client.submit("rerank", {"query": QUERY}, items=stored)
+    job.wait(60)
+    with client.database.transaction() as connection:
+        rows = connection.execute(
+            "select rank, item_id, raw_score, score, query, scorer, calibrated, stale, seconds > 0 "
+            "from sightline.rankings where job_id = %s order by rank",
+            (job.job_id,),
+        ).fetchall()
+    assert [row[0] for row in rows] == list(range(1, 13))
+    assert [row[1] for row in rows] == [stored[place] for place in calibrated]
+    for row in rows:
+        told = calibrated[stored.index(row[1])]
+        assert row[2:4] == (pytest.approx(told.raw_score, abs=1e-5), pytest.approx(told.score, abs=1e-5))
+        assert row[4:] == (QUERY, "matcher", True, False, True)
+
+
+def test_a_rerank_job_in_sql_ranks_a_whole_collection_and_bad_items_are_failures(
+    client: Sightline, stored: list[int]
+) -> None:
+    with client.database.transaction() as connection:
+        (job_id,) = connection.execute(
+            "select sightline.submit('rerank', '{\"query\": \"a red cube\"}', 'gone')"
+        ).fetchone()
+        (other,) = connection.execute(
+            'select sightline.submit(\'rerank\', \'{"query": "a red cube", "scorer": "yes-no:/etc"}\', items => %s)',
+            (Jsonb(stored[:1]),),
+        ).fetchone()
+    for number, told in ((job_id, "NotFound"), (other, "ScorerRefused")):
+        job = client.job(number)
+        job.wait(60)
+        assert job.progress().failed == 1
+        with client.database.transaction() as connection:
+            rows = connection.execute(
+                "select error_class from sightline.failed_items where job_id = %s", (number,)
+            ).fetchall()
+        assert rows == [(told,)]

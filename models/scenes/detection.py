@@ -7,20 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.experts.finding import overlap
+
 from .detector import Detection
 from .recall import Figure, figure, measured
-from .scene import Box, Scene
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes (left, top, right, bottom)."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = width * height
-    area = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return both / (sum(area) - both)
+from .scene import Scene
 
 
 def mean_average_precision(found: Sequence[Sequence[Detection]], scenes: Sequence[Scene], least: float = 0.5) -> Figure:

@@ -36,9 +36,7 @@ class AttributeRecogniser:
 
     name = "attributes"
 
-    def __init__(
-        self, things: Expert, vectors: Vectors, groups: Sequence[str] = PATTERNS, least: float = 0.5
-    ) -> None:
+    def __init__(self, things: Expert, vectors: Vectors, groups: Sequence[str] = PATTERNS, least: float = 0.5) -> None:
         self._things, self._vectors, self._least = things, vectors, least
         self._groups = [tuple(word.strip() for word in group.split(",") if word.strip()) for group in groups]
         self.identity = Identity(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ _PROCESSOR: Final = "preprocessor_config.json"
 
 
 class OpenVocabularyDetector:
-    """One checkpoint on one device. `find` is for one thread at a time, and looks at one image after the other.
+    """One checkpoint on one device; looks at one image after the other. Conforms to `models.experts.finding.Expert`.
 
     Boxes that overlap a surer one of the same label by more than half are left out: each patch of the image proposes
     its own.
@@ -53,6 +54,7 @@ class OpenVocabularyDetector:
         self._pipeline, self._pixels = pipeline, PixelBatch(pipeline, device, torch.float32)
         self._context = int(network.config.text_config.max_position_embeddings)
         self._labels, self._least = tuple(labels), least
+        self._lock = threading.Lock()
         self.identity = Identity(
             model=checkpoint.model,
             revision=checkpoint.revision,
@@ -100,8 +102,9 @@ class OpenVocabularyDetector:
     def _one(self, image: np.ndarray, labels: list[str], asked: dict[str, torch.Tensor]) -> Found:
         check_rgb(image)
         square = _square(image)
-        batch = self._pixels([self._pipeline.apply(square)])
-        out = self._network(**asked, pixel_values=batch["pixel_values"])
+        prepared = self._pipeline.apply(square)
+        with self._lock:
+            out = self._network(**asked, pixel_values=self._pixels([prepared])["pixel_values"])
         logits, boxes = out.logits[0].float().cpu().numpy(), out.pred_boxes[0].float().cpu().numpy()
         if not (np.isfinite(logits).all() and np.isfinite(boxes).all()):
             raise NonFinite([0], "detections", self.identity.dtype)
@@ -137,9 +140,7 @@ def load_open_vocabulary(
     tokenizer = load_tokenizer(checkpoint)
     if tokenizer.own.pad_token_id is None:
         raise BrokenCheckpoint(f"the tokenizer of {checkpoint.model} has no padding token; fetch it again")
-    return OpenVocabularyDetector(
-        checkpoint, network, tokenizer, _pipeline(checkpoint, config), target, labels, least
-    )
+    return OpenVocabularyDetector(checkpoint, network, tokenizer, _pipeline(checkpoint, config), target, labels, least)
 
 
 def _pipeline(checkpoint: Checkpoint, config: Any) -> ImagePipeline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,12 +16,13 @@ _LEAST: Final = 0.05
 
 
 class SceneExpert:
-    """Conforms to `models.experts.finding.Expert`; `find` is for one thread at a time, as the detector's forward is."""
+    """Conforms to `models.experts.finding.Expert`."""
 
     name = "detector"
 
     def __init__(self, detector: SceneDetector) -> None:
         self._detector, self.identity = detector, detector.identity
+        self._lock = threading.Lock()
 
     def find(self, images: Sequence[np.ndarray]) -> list[Found]:
         """Things in each image, such as "red circle", surest first."""
@@ -34,7 +36,8 @@ class SceneExpert:
         while prepared:
             places = list(prepared)
             try:
-                detections = self._detector.detect(list(prepared.values()), _LEAST)
+                with self._lock:
+                    detections = self._detector.detect(list(prepared.values()), _LEAST)
             except NonFinite as error:
                 for place in [places[index] for index in error.indices]:
                     found[place] = error

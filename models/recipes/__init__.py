@@ -18,6 +18,11 @@ _FILES = {
     "guided": ("guided", "Guided"),
     "best-of-n": ("best_of_n", "BestOfN"),
     "counterfactual": ("counterfactual", "Counterfactual"),
+    "fusecap": ("fusecap", "FuseCap"),
+    "rewrite": ("rewrite", "Rewrite"),
+    "visual-enriched": ("visual_enriched", "VisualEnriched"),
+    "long": ("long", "Long"),
+    "personal": ("personal", "Personal"),
 }
 """Module and class of each recipe."""
 

@@ -11,6 +11,7 @@ import numpy as np
 from models.errors import ModelError
 
 if TYPE_CHECKING:
+    from models.endpoint.chat import ChatEndpoint
     from models.protocols import Captioner
 
 
@@ -47,7 +48,10 @@ _HOW = {
     "captioner": "the worker has no captioner",
     "encoder": "the space's model takes no texts",
     "matcher": "the worker has no matcher",
-    "llm": "set SIGHTLINE_LLM_URL and SIGHTLINE_LLM_MODEL for the workers",
+    "llm": "set SIGHTLINE_LLM_URL and SIGHTLINE_LLM_MODEL for the workers (fusecap goes without: params "
+    '{"fuser": "rules"})',
+    "detector": "the worker has no detector",
+    "ocr": "the worker reads no words",
 }
 
 
@@ -98,4 +102,10 @@ class Tools:
     def matcher(self) -> Matcher:
         """The matcher."""
         found: Matcher = self.get("matcher")
+        return found
+
+    @property
+    def llm(self) -> ChatEndpoint:
+        """The language model."""
+        found: ChatEndpoint = self.get("llm")
         return found

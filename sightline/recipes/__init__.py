@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from sightline.recipes.caption import CAPTION_RECIPES
+from sightline.recipes.enrich import ENRICH_RECIPES
 from sightline.recipes.recipe import RecipeSpec
 
 __all__ = ["RECIPES", "RecipeSpec", "recipe_named", "recipes_of"]
 
-RECIPES: tuple[RecipeSpec, ...] = CAPTION_RECIPES
+RECIPES: tuple[RecipeSpec, ...] = (*CAPTION_RECIPES, *ENRICH_RECIPES)
 
 
 def recipes_of(kind: str) -> dict[str, RecipeSpec]:

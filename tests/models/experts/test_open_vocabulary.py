@@ -1,0 +1,113 @@
+"""OWLv2 on a tiny random checkpoint, beside transformers' own processor and post-processing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPTokenizer, Owlv2Config, Owlv2ForObjectDetection
+from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProcessorPil
+
+from models.errors import InvalidInput, NonFinite, UnsupportedModel
+from models.experts.finding import distinct
+from models.experts.open_vocabulary import TEMPLATE, OpenVocabularyDetector, load_open_vocabulary
+from tests.models.tiny_checkpoints import CONTEXT, TOWER, random_model, tiny_vocabulary
+
+SIDE = 64
+LABELS = ["red cube", "green sphere", "cat"]
+
+
+@pytest.fixture(scope="module")
+def owl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("owl") / "tiny-owl"
+    vocabulary, merges = dict(tiny_vocabulary()[0]), list(tiny_vocabulary()[1])
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT)
+    text = {
+        **TOWER, "vocab_size": len(vocabulary), "max_position_embeddings": CONTEXT, "pad_token_id": 0,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+    }  # fmt: skip
+    config = Owlv2Config(
+        text_config=text, vision_config={**TOWER, "image_size": SIDE, "patch_size": 16}, projection_dim=32
+    )
+    random_model(Owlv2ForObjectDetection, config, 5).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Owlv2ImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector(owl: Path) -> OpenVocabularyDetector:
+    return load_open_vocabulary(str(owl), device="cpu", labels=LABELS, least=0.0)
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    """Smooth, as photographs are."""
+    rng = np.random.default_rng(height)
+    small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    return np.array(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (150, 150), (120, 80), (50, 170)])
+def test_things_are_those_of_transformers(owl: Path, detector: OpenVocabularyDetector, shape: tuple[int, int]) -> None:
+    image = photo(*shape)
+    processor = Owlv2ImageProcessorPil.from_pretrained(owl)
+    network = Owlv2ForObjectDetection.from_pretrained(owl).eval()
+    tokens = CLIPTokenizer.from_pretrained(owl)(
+        [TEMPLATE.format(label) for label in LABELS],
+        padding="max_length",
+        max_length=CONTEXT,
+        truncation=True,
+        return_tensors="pt",
+    )
+    pixels = processor(images=[image], return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        out = network(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=pixels)
+    (theirs,) = processor.post_process_object_detection(out, threshold=0.0, target_sizes=[shape])
+    (ours,) = detector.find([image])
+    assert isinstance(ours, list)
+    assert ours
+    size = np.array([shape[1], shape[0]] * 2)
+    boxes = theirs["boxes"].numpy() / size
+    for one in ours:
+        # Pixels differ a little: theirs are blurred by scipy.
+        near = np.abs(boxes.clip(0, 1) - one.box).max(axis=1)
+        place = int((near + np.abs(theirs["scores"].numpy() - one.score)).argmin())
+        assert near[place] < 0.03
+        assert abs(float(theirs["scores"][place]) - one.score) < 0.03
+        assert LABELS[int(theirs["labels"][place])] == one.label
+    assert distinct(ours) == ours
+
+
+def test_what_it_finds_depends_on_what_it_is_asked(detector: OpenVocabularyDetector) -> None:
+    image = photo(64, 64)
+    (cats,) = detector.find_labels([image], ["cat"])
+    assert isinstance(cats, list)
+    assert {one.label for one in cats} == {"cat"}
+    for labels in ([], ["x"] * 201, ["broken \udcff"]):
+        with pytest.raises(InvalidInput):
+            detector.find_labels([image], labels)
+
+
+def test_a_bad_image_leaves_its_neighbours_their_things(detector: OpenVocabularyDetector) -> None:
+    image = photo(64, 64)
+    first, bad, strip, last = detector.find([image, image[..., 0], np.zeros((1, 20_000, 3), np.uint8), image])
+    assert isinstance(bad, InvalidInput)
+    assert isinstance(strip, list)
+    assert first == last
+
+
+def test_nan_is_an_error_of_its_image(owl: Path) -> None:
+    poisoned = load_open_vocabulary(str(owl), device="cpu", labels=LABELS)
+    with torch.no_grad():
+        for weight in poisoned._network.box_head.parameters():
+            weight.fill_(float("nan"))
+    (found,) = poisoned.find([photo(64, 64)])
+    assert isinstance(found, NonFinite)
+
+
+def test_other_kinds_of_models_are_refused(clip: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="owlv2"):
+        load_open_vocabulary(str(clip))

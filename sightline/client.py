@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsFloat
 
@@ -16,6 +16,7 @@ from sightline import control
 from sightline.broker import Broker, as_reply
 from sightline.control import FailureFilter, Missing, Retry
 from sightline.database import Database, LentConnection
+from sightline.deletion import Deleted, count_items, delete_items, delete_orphans
 from sightline.errors import ServiceMissing, UsageError
 from sightline.hybrid import hybrid_hits
 from sightline.ingest import Ingest, tuple_cursor
@@ -428,6 +429,39 @@ class Sightline:
             What was missing, by collection and reason, and which job does it.
         """
         return control.reconcile(self.database, space, collection)
+
+    def count_items(
+        self, *, collection: str | None = None, external_ids: Sequence[str] | None = None,
+        item_ids: Sequence[int] | None = None, older_than: timedelta | None = None,
+    ) -> int:  # fmt: skip
+        """How many items `delete` would take; the arguments are its."""
+        return count_items(self.database, collection, external_ids, item_ids, older_than)
+
+    def delete(
+        self, *, collection: str | None = None, external_ids: Sequence[str] | None = None,
+        item_ids: Sequence[int] | None = None, older_than: timedelta | None = None,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> Deleted:  # fmt: skip
+        """Delete items, with vectors, captions and uploaded content that no other item uses. Needs the owner's rights.
+
+        All arguments that are given must hold. Files under media roots are not touched. Queued work of deleted items
+        counts as skipped.
+
+        Args:
+            collection: its name.
+            external_ids: of items of the collection.
+            item_ids: of items of any collection, or of this one.
+            older_than: only items whose last change is so long ago.
+            on_progress: called after each batch, which is a transaction, with its number of items.
+
+        Raises:
+            RequestRefused: neither a collection nor item ids are given, or there is no such collection.
+        """
+        return delete_items(self.database, collection, external_ids, item_ids, older_than, on_progress=on_progress)
+
+    def delete_orphans(self) -> Deleted:
+        """Delete uploaded content that no item has used for a day. Needs the owner's rights."""
+        return delete_orphans(self.database)
 
     def spaces(self) -> list[Space]:
         """All spaces, by name."""

@@ -15,6 +15,7 @@ from sightline import __version__
 from sightline.cli import (
     control,
     convert,
+    delete,
     demo,
     doctor,
     evaluate,
@@ -52,6 +53,7 @@ for module in (
     transfer,
     ledger,
     control,
+    delete,
     status,
     doctor,
     evaluate,

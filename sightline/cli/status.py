@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import psycopg
 import typer
 from psycopg.rows import dict_row
 
 from sightline.cli.output import JsonOption, err, out, print_json, print_records, print_table
+from sightline.cli.watch import watch_status
 from sightline.client import Sightline
+from sightline.errors import UsageError
 
 COUNT_SECONDS = 2
 """How long counting may take for each space; a large one is not counted to the last item by a command that looks."""
@@ -23,19 +25,47 @@ BROKEN_WATCHES = ["table is gone", "triggers are missing or disabled: watch it a
 """States of the view `watched_tables` that do not mend themselves."""
 
 
+_WORKERS = """
+select name as worker, array_to_string(queues, ', ') as queues, free_slots || ' of ' || slots as free_slots,
+       case when seen_at < clock_timestamp() - interval '30 seconds' then 'lost' else
+         round(extract(epoch from clock_timestamp() - seen_at), 1) || ' s ago' end as seen,
+       (select string_agg(m->>'space' || ' (' || (m->>(case m->>'state' when 'ready' then 'detail' else 'state' end)) || ')',
+                           ', ')
+        from jsonb_array_elements(models) m) as serves
+from sightline.worker where stopped_at is null and seen_at > clock_timestamp() - interval '5 minutes' order by name
+"""
+_QUEUES = """
+select l.queue, l.workers, l.queued_items as queued, l.running_items as running, q.items_per_second as items_per_s,
+       l.cost_seconds as cost_s, l.age_seconds as oldest_s, q.seconds_left, q.done_last_minute as done_1_min,
+       q.failed_last_minute as failed_1_min, nullif(q.paused, false) as paused
+from sightline.queue_load l left join sightline.queue_status q on q.queue = l.queue order by 1
+"""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(status)
 
 
-def status(as_json: JsonOption = False) -> None:
+def status(
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Draw it again every two seconds, until Ctrl-C; into a pipe, one line each.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Show workers, queues, pauses, rate limits, how many items each space lacks, and what nobody was told.
 
     That is: watched tables that are not followed any more, and messages that could not be submitted. Counts that take
     over 2 s are left out.
 
-    Example: sightline status
+    Example: sightline status --watch
     """
+    if watch and as_json:
+        raise UsageError("--watch draws tables: leave out --json, or poll without --watch")
+    if watch:
+        with Sightline() as client:
+            watch_status(lambda: _rows(client, _WORKERS), lambda: _rows(client, _QUEUES))
+        return
     with Sightline() as client:
         workers = _rows(
             client,
@@ -85,10 +115,10 @@ def status(as_json: JsonOption = False) -> None:
         [(s["space"], _about(s["vectors"], exact=s["exact"]), _about(s["missing"], exact=True)) for s in spaces],
         empty="no spaces: sightline space create",
     )
-    for watch in watches:
+    for table in watches:
         err.print(
-            f"table {watch['source']} is not followed by collection {watch['collection']}: "
-            f"{watch['last_error'] if watch['state'] == 'failing' else watch['state']}",
+            f"table {table['source']} is not followed by collection {table['collection']}: "
+            f"{table['last_error'] if table['state'] == 'failing' else table['state']}",
             markup=False, soft_wrap=True,
         )  # fmt: skip
     if refused["messages"]:

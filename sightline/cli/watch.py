@@ -1,4 +1,4 @@
-"""`sightline jobs --watch`: a table that is drawn again each second, or lines where nobody could see it change."""
+"""`sightline jobs --watch` and `status --watch`: tables drawn again and again, or lines where nobody sees them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.live import Live
 from sightline.cli.output import out, records_table
 
 WATCH_SECONDS = 1.0
+STATUS_SECONDS = 10.0
 
 Rows = list[dict[str, Any]]
 
@@ -29,12 +30,30 @@ def watch_ledger(jobs: Callable[[], Rows], queues: Callable[[], Rows]) -> None:
             _tell(jobs)
 
 
-def _draw(jobs: Callable[[], Rows], queues: Callable[[], Rows]) -> None:
+def watch_status(workers: Callable[[], Rows], queues: Callable[[], Rows]) -> None:
+    """Show workers and queues until Ctrl-C; into a pipe, a line for each queue every ten seconds."""
+    with suppress(KeyboardInterrupt):
+        if sys.stdout.isatty():
+            _draw(workers, queues, empty="no worker is alive: start one with `sightline worker`", seconds=2.0)
+        while True:
+            for queue in queues():
+                numbers = [
+                    (name, value) for name, value in queue.items() if value and not isinstance(value, (str, bool))
+                ]
+                parts = [f"{name} {value:,}" for name, value in numbers] + ["paused"] * bool(queue["paused"])
+                typer.echo(f"{time.strftime('%H:%M:%S')} {queue['queue']}: {', '.join(parts) or 'idle, no worker'}")
+            sys.stdout.flush()
+            time.sleep(STATUS_SECONDS)
+
+
+def _draw(
+    above: Callable[[], Rows], queues: Callable[[], Rows], empty: str = "no jobs", seconds: float = WATCH_SECONDS
+) -> None:
     with Live(console=out, auto_refresh=False) as live:
         while True:
-            tables = (records_table(jobs(), empty="no jobs"), "", records_table(queues(), empty="no queues"))
+            tables = (records_table(above(), empty=empty), "", records_table(queues(), empty="no queues"))
             live.update(Group(*tables), refresh=True)
-            time.sleep(WATCH_SECONDS)
+            time.sleep(seconds)
 
 
 def _tell(jobs: Callable[[], Rows]) -> None:

@@ -9,7 +9,7 @@ import redis
 
 from sightline.client import service_urls
 from sightline.database import translated_errors
-from sightline.doctor import indexes, machine, pooler, postgres, redis_server, workers
+from sightline.doctor import indexes, machine, orphans, pooler, postgres, redis_server, workers
 from sightline.doctor.check import Check, fail
 from sightline.doctor.clocks import check_clocks
 from sightline.errors import SightlineError
@@ -57,6 +57,7 @@ def _with_servers(database_url: str, redis_url: str | None, models: list[tuple[s
                     yield from _guarded("memory", lambda: postgres.check_memory(database))
                     yield from _guarded("indexes", lambda: indexes.check_indexes(database))
                     yield from _guarded("workers", lambda: workers.check_workers(database))
+                    yield from _guarded("uploads", lambda: orphans.check_orphans(database))
                     models += workers.models_in_use(database)
         yield from _guarded("clocks", lambda: check_clocks(database_url if database else None, broker))
     finally:

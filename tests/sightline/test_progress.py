@@ -169,6 +169,27 @@ def test_watch_on_a_terminal_draws_the_table_again(
     assert "oldest" in shown  # the queues stand below the jobs
 
 
+def test_status_on_a_terminal_is_a_live_screen(
+    client: Sightline, connection: psycopg.Connection, database_url: str, redis_url: str
+) -> None:
+    environment = os.environ | {
+        "SIGHTLINE_DATABASE_URL": database_url, "SIGHTLINE_REDIS_URL": redis_url, "TERM": "xterm", "COLUMNS": "200",
+    }  # fmt: skip
+    command = [sys.executable, "-c", "from sightline.cli import main; main()", "status", "--watch"]
+    screen, terminal = os.openpty()
+    with subprocess.Popen(command, env=environment, stdout=terminal, stderr=terminal) as watching:
+        os.close(terminal)
+        shown = _read_until(screen, "no worker is alive")
+        shown += _read_until(screen, "cost_s")
+        client.pause(queue="encode")
+        shown += _read_until(screen, "yes")
+        client.resume(queue="encode")
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(20) == 0
+    os.close(screen)
+    assert "\x1b[" in shown
+
+
 def _read_until(screen: int, word: str) -> str:
     """What the terminal shows until this word has come."""
     shown = ""

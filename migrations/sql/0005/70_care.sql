@@ -68,3 +68,63 @@ begin
   end loop;
   return hits::float8 / nullif(wanted, 0);
 end $$;
+
+-- Delete items, at most `most` of them: by collection, by external ids in it, by item ids, by age of their last change; at least one of the
+-- first two kinds must be given. Vectors, captions, labels and texts of captions go with them, and so does uploaded content that no other item
+-- uses. Call it until `items` is 0, with a commit after each. `elsewhere`: digests of removed content that lies outside of the database.
+create function sightline.delete_items(
+  collection text default null, external_ids text[] default null, item_ids bigint[] default null, older_than interval default null,
+  most int default 1000)
+returns table (items bigint, vectors bigint, captions bigint, blobs bigint, bytes bigint, elsewhere bytea[])
+language plpgsql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
+declare
+  target int;
+  gone bigint[];
+  digests bytea[];
+begin
+  if collection is null and item_ids is null then
+    raise exception 'say what to delete: a collection, external ids of one, or item ids' using errcode = 'invalid_parameter_value';
+  elsif external_ids is not null and collection is null then
+    raise exception 'external ids are of a collection: name it' using errcode = 'invalid_parameter_value';
+  elsif collection is not null then
+    select c.collection_id into target from sightline.collection c where c.name = delete_items.collection;
+    if target is null then
+      raise exception 'no collection named "%"', collection using errcode = 'undefined_object';
+    end if;
+  end if;
+  gone := array(
+    select i.item_id from sightline.item i
+    where (target is null or i.collection_id = target)
+      and (delete_items.external_ids is null or i.external_id = any (delete_items.external_ids))
+      and (delete_items.item_ids is null or i.item_id = any (delete_items.item_ids))
+      and (older_than is null or i.updated_at < clock_timestamp() - older_than)
+    order by i.item_id limit most for update);
+  -- With the texts that were made of them, which go too.
+  gone := array(select u.item_id from unnest(gone) u(item_id) union select i.item_id from sightline.item i where i.parent_id = any (gone));
+  select count(*) into vectors from sightline.embedding e where e.item_id = any (gone);
+  select count(*) into captions from sightline.caption c where c.item_id = any (gone);
+  digests := array(select distinct i.blob_digest from sightline.item i where i.item_id = any (gone) and i.blob_digest is not null);
+  delete from sightline.item i where i.item_id = any (gone);
+  get diagnostics items = row_count;
+  select r.blobs, r.bytes, r.elsewhere into blobs, bytes, elsewhere from sightline.remove_blobs(digests) r;
+  return next;
+end $$;
+
+-- Remove uploaded content, unless an item uses it.
+create function sightline.remove_blobs(digests bytea[]) returns table (blobs bigint, bytes bigint, elsewhere bytea[])
+language sql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
+  with gone as (
+    delete from sightline.blob b where b.digest = any (digests) and not exists (select from sightline.item i where i.blob_digest = b.digest)
+    returning b.digest, octet_length(b.bytes) as size
+  )
+  select count(*), coalesce(sum(size), 0)::bigint, coalesce(array_agg(digest) filter (where size is null), '{}') from gone
+$$;
+
+-- Uploaded content that no item has used for `age`: of an ingest that broke off, or of items that were deleted by other means. What is younger
+-- may be of an ingest that goes on.
+create function sightline.orphans(age interval default '1 day', most int default 1000) returns table (digest bytea, bytes bigint)
+language sql stable set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
+  select b.digest, octet_length(b.bytes)::bigint from sightline.blob b
+  where b.created_at < clock_timestamp() - age and not exists (select from sightline.item i where i.blob_digest = b.digest)
+  limit most
+$$;

@@ -6,7 +6,7 @@ create or replace function sightline.grant_roles() returns text[]
 language plpgsql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
 declare
   -- What only the owner may do.
-  owners constant text[] := '{create_space,create_space_views,alias_space,grant_roles,grant_view,watch,unwatch,follow,follow_rows,store_import}';
+  owners constant text[] := '{create_space,create_space_views,alias_space,grant_roles,grant_view,watch,unwatch,follow,follow_rows,store_import,delete_items,remove_blobs}';
   -- What acts with the owner's rights, and for whom; of these only.
   lent constant jsonb := '{
     "submit": ["sightline_producer", "sightline_worker"], "my_jobs": ["sightline_producer"], "my_failures": ["sightline_producer"],

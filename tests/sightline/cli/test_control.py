@@ -61,6 +61,22 @@ def test_jobs_are_watched_until_ctrl_c(
     assert lines[1].startswith(f"job {job} done: 0 of 3 done, 3 failed")
 
 
+def test_status_is_watched_until_ctrl_c(
+    given: Cli, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(connection, 3)
+
+    def pause(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sightline.cli.watch.time.sleep", pause)
+    ended = given("status", "--watch")
+    assert ended.code == 0
+    (line,) = [line for line in ended.out.splitlines() if " encode: " in line]
+    assert "queued 3" in line
+    assert "cost_s 0.3" in line
+
+
 def test_a_retry_that_leaves_some_open_exits_with_1(given: Cli, connection: psycopg.Connection) -> None:
     connection.execute(
         "select sightline.submit('encode', '{}', 'c', %s)",

@@ -45,10 +45,8 @@ def delete(
     """
     if orphans and (collection or external_id or item or older_than is not None):
         raise UsageError("--orphans goes alone: it is about content that belongs to no item")
-    if not orphans and not (collection or item):
+    if (not orphans and not (collection or item)) or (external_id and not collection):
         raise UsageError("say what to delete: --collection, --external-id with its --collection, --item or --orphans")
-    if external_id and not collection:
-        raise UsageError("--external-id is of a collection: name it with --collection")
     age = None if older_than is None else timedelta(days=older_than)
     with Sightline() as client:
         if orphans:

@@ -29,8 +29,8 @@ _WORKERS = """
 select name as worker, array_to_string(queues, ', ') as queues, free_slots || ' of ' || slots as free_slots,
        case when seen_at < clock_timestamp() - interval '30 seconds' then 'lost' else
          round(extract(epoch from clock_timestamp() - seen_at), 1) || ' s ago' end as seen,
-       (select string_agg(m->>'space' || ' (' || (m->>(case m->>'state' when 'ready' then 'detail' else 'state' end)) || ')',
-                           ', ')
+       (select string_agg(
+          concat(m->>'space', ' (', m->>case m->>'state' when 'ready' then 'detail' else 'state' end, ')'), ', ')
         from jsonb_array_elements(models) m) as serves
 from sightline.worker where stopped_at is null and seen_at > clock_timestamp() - interval '5 minutes' order by name
 """

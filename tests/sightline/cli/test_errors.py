@@ -207,7 +207,7 @@ def test_no_redis_and_no_worker(cli: Cli, database_url: str, redis_url: str) -> 
         (["jobs", "--watch", "--json"], "--watch draws a table"),
         (["status", "--watch", "--json"], "--watch draws tables"),
         (["delete"], "say what to delete"),
-        (["delete", "--external-id", "a"], "--external-id is of a collection"),
+        (["delete", "--external-id", "a"], "--external-id with its --collection"),
         (["delete", "--orphans", "--item", "1"], "--orphans goes alone"),
         (["delete", "--item", "1", "--collection", "nope"], 'no collection named "nope"'),
         (["search", "a", "--where", "[]"], "--where must be a JSON object"),

@@ -17,6 +17,7 @@ from sightline.control import cancel
 from sightline.database import Database, LentConnection, driver_connection
 from sightline.errors import JobFailed, JobNotVisible, PolicyRefused, ServiceMissing
 from sightline.pulse import SILENT_SECONDS
+from sightline.space import BulkAdvice, bulk_advice
 from sightline.submission import Submission
 
 log = structlog.get_logger(__name__)
@@ -221,6 +222,11 @@ class Job:
         if now.state != "done":
             raise JobFailed(f"job {self.job_id} was {now.state}{': ' + now.error if now.error else ''}")
         return now
+
+    def index_advice(self) -> BulkAdvice | None:
+        """What the vectors to come take through the indexes of their space; None for a job without a space."""
+        now = self.progress()
+        return None if now.space is None else bulk_advice(self._database, now.space, now.pending)
 
     def _progress_through_outages(self, end: float | None) -> JobProgress:
         """The progress; a database that restarts is given a while, for the job goes on without whoever waits."""

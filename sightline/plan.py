@@ -15,11 +15,10 @@ from sightline.ingest import batches, check_collection, count_items, prepare_str
 from sightline.item import Ingestible, expand
 from sightline.progress import progress_bar
 from sightline.settings import Settings
+from sightline.space import bulk_advice
 
 ITEM_BYTES, VECTOR_BYTES, INDEX_BYTES = 500, 200, 400
 """What a row takes beside its vector of 2 x dim bytes: item with its indexes, embedding with key, HNSW element."""
-INDEXED_ROWS_PER_SECOND = 500
-"""Insertion through an HNSW index on two cores; without one it was 60,000."""
 FEW = 500
 """Vectors whose insertion takes about a second: nothing to say about."""
 
@@ -40,6 +39,7 @@ class IngestPlan:
         gigabytes: that the database would grow by: rows, index and uploads.
         indexes: HNSW indexes that vectors would be inserted through.
         index_hours: what that insertion takes, if the rate above was measured without them.
+        index_advice: what to do about it, see `bulk_advice`.
     """
 
     new: int = 0
@@ -56,6 +56,7 @@ class IngestPlan:
     gigabytes: float = 0.0
     indexes: list[str] = field(default_factory=list)
     index_hours: float | None = None
+    index_advice: str | None = None
     problems: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -81,7 +82,12 @@ def plan_ingest(
             advance(len(batch))
     plan.encode = sum(encode.values())
     with database.transaction() as connection:
-        _estimate(connection, plan, encode, space)
+        _estimate(connection, plan, space)
+    kinds = [modality for modality, count in encode.items() if count]
+    advice = bulk_advice(database, space, plan.encode, modality=kinds[0] if len(kinds) == 1 else None)
+    plan.indexes = advice.indexes if kinds else []
+    if plan.encode > FEW and advice.insert_seconds is not None:
+        plan.index_hours, plan.index_advice = advice.insert_seconds / 3600, advice.advice
     return plan
 
 
@@ -120,42 +126,15 @@ def _compare(
     plan.upload_bytes += sum(one.size for one in uploads)
 
 
-def _estimate(connection: psycopg.Connection, plan: IngestPlan, encode: dict[str, int], space: str) -> None:
+def _estimate(connection: psycopg.Connection, plan: IngestPlan, space: str) -> None:
     row = connection.execute("select s.dim, s.name from sightline.resolve_space(%s) s", (space,)).fetchone()
     assert row is not None
     dim, name = row
-    plan.indexes = hnsw_indexes(connection, name, [modality for modality, count in encode.items() if count])
     grown = plan.new * ITEM_BYTES + (plan.encode - plan.changed) * (4 * dim + VECTOR_BYTES + INDEX_BYTES)
     plan.gigabytes = (grown + plan.upload_bytes) / 1e9
     plan.items_per_second = _recent_rate(connection, name)
     if plan.items_per_second:
         plan.hours = plan.encode / plan.items_per_second / 3600
-    indexed = sum(count for modality, count in encode.items() if f"{name}_{modality}_hnsw" in plan.indexes)
-    if indexed > FEW:
-        plan.index_hours = indexed / INDEXED_ROWS_PER_SECOND / 3600
-
-
-def hnsw_indexes(connection: psycopg.Connection, space: str, modalities: list[str]) -> list[str]:
-    """The HNSW indexes of a space's modalities that are there."""
-    names = [f"{space}_{modality}_hnsw" for modality in modalities]
-    rows = connection.execute(
-        "select c.relname from pg_class c where c.relname = any(%s) and c.relnamespace = 'sightline'::regnamespace "
-        "order by 1",
-        (names,),
-    ).fetchall()
-    return [name for (name,) in rows]
-
-
-def insertion_hours(database: Database, space: str, vectors: int) -> tuple[list[str], float | None]:
-    """The HNSW indexes of a space, and the hours that so many vectors at most take to go through them.
-
-    None for few vectors, or where there is no index. Needs no right but that of a submitter.
-    """
-    with database.transaction() as connection:
-        row = connection.execute("select s.name, s.modalities from sightline.resolve_space(%s) s", (space,)).fetchone()
-        assert row is not None
-        indexes = hnsw_indexes(connection, *row)
-    return indexes, vectors / INDEXED_ROWS_PER_SECOND / 3600 if indexes and vectors > FEW else None
 
 
 def _recent_rate(connection: psycopg.Connection, space: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,45 @@ class IndexStatus:
     memory_limit: int
     """Bytes that a build gets here at most, see `build_memory_limit`; one that needs more is many times slower."""
     progress: float | None  # of a build that runs, 0 to 1
+
+
+@dataclass(frozen=True)
+class BulkAdvice:
+    """What storing many vectors in a space takes, through its HNSW indexes or by dropping and building them.
+
+    Args:
+        indexes: that are there; all that follows is None without one.
+        rows_per_second: through them.
+        measured: of how many stored vectors that is the rate; 0: it is the usual one of the dimension.
+        insert_seconds: of all, through the indexes.
+        build_seconds: of the indexes, over what is stored and all of these.
+        drop_first: building is the faster way, and insertion takes over a minute.
+        advice: all that in a sentence, with the commands.
+    """
+
+    indexes: list[str]
+    rows_per_second: float | None
+    measured: int | None
+    insert_seconds: float | None
+    build_seconds: float | None
+    drop_first: bool | None
+    advice: str
+
+
+def bulk_advice(database: Database, space: str, vectors: int, *, modality: str | None = None) -> BulkAdvice:
+    """What it takes to store so many vectors in a space. Needs no right but a reader's or a producer's.
+
+    Args:
+        space: name or alias.
+        modality: of the vectors; None for both.
+
+    Raises:
+        RequestRefused: no such space, or it does not have the modality.
+    """
+    with database.transaction() as connection, connection.cursor(row_factory=class_row(BulkAdvice)) as cursor:
+        row = cursor.execute("select * from sightline.bulk_advice(%s, %s, %s)", (space, vectors, modality)).fetchone()
+    assert row is not None
+    return row
 
 
 def create_space(
@@ -123,8 +163,14 @@ def index_space(
             # A build that does not fit the setting drops to a path many times slower; a cap keeps the server alive.
             memory = min(max(status.build_memory, 64 * 2**20), build_memory_limit(connection))
             connection.execute(sql.SQL("set maintenance_work_mem = {}").format(sql.Literal(f"{memory // 1024}kB")))
+            began = time.monotonic()
             with _watched(database, name, status.index, on_progress):
                 _build(connection, name, status)
+            connection.execute(
+                "insert into sightline.index_build (space_id, modality, vectors, seconds) "
+                "select s.space_id, %s, %s, %s from sightline.resolve_space(%s) s",
+                (status.modality, status.rows, max(time.monotonic() - began, 0.001), name),
+            )
             built.append(status.index)
     return built
 

@@ -16,9 +16,10 @@ from sightline.client import Sightline
 from sightline.errors import PolicyRefused, UsageError
 from sightline.item import Ingestible, Item
 from sightline.job import Job, JobProgress
-from sightline.plan import IngestPlan, insertion_hours
+from sightline.plan import FEW, IngestPlan
 from sightline.prune import Pruned
 from sightline.settings import Settings
+from sightline.space import bulk_advice
 
 
 def register(app: typer.Typer) -> None:
@@ -108,8 +109,8 @@ def print_plan(plan: IngestPlan, gone: Sequence[Pruned], *, as_json: bool) -> No
         out.print(f"encode: {plan.encode:,} items; the space has encoded nothing yet, so there is no rate to go by")
     else:
         out.print(f"encode: {plan.encode:,} items, about {duration(plan.hours)} at {rate:,.1f}/s as of late")
-    if plan.index_hours is not None:
-        out.print(index_advice(plan.indexes, plan.index_hours))
+    if plan.index_advice is not None:
+        out.print(f"index: {plan.index_advice}", soft_wrap=True)
     for found in gone:
         out.print(f"prune: {found.gone:,} of {found.stored:,} items of {found.folder} are gone")
         if found.problem is not None:
@@ -120,17 +121,10 @@ def print_plan(plan: IngestPlan, gone: Sequence[Pruned], *, as_json: bool) -> No
 
 def advise(client: Sightline, space: str, job: Job, *, shown: bool) -> None:
     """Say what the indexes of the space will cost a large job, as long as they can still be dropped."""
-    indexes, hours = insertion_hours(client.database, space, job.progress().pending)
-    if shown and hours is not None:
-        err.print(index_advice(indexes, hours), soft_wrap=True)
-
-
-def index_advice(indexes: Sequence[str], hours: float) -> str:
-    """What a bulk load into a space with indexes takes, and what to do about it."""
-    return (
-        f"index: inserting through {', '.join(indexes)} takes about {duration(hours)}; "
-        "for a bulk load drop it (sightline space index --drop), ingest, and build it again (sightline space index)"
-    )
+    pending = job.progress().pending
+    advice = bulk_advice(client.database, space, pending)
+    if shown and advice.indexes and pending > FEW:
+        err.print(f"index: {advice.advice}", markup=False, soft_wrap=True)
 
 
 def duration(hours: float) -> str:

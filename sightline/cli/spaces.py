@@ -10,7 +10,7 @@ from rich.progress import Progress
 from sightline.cli.output import JsonOption, err, out, print_json, print_table
 from sightline.client import Sightline
 from sightline.errors import UsageError
-from sightline.space import IndexStatus, create_space, drop_indexes, index_space, index_status
+from sightline.space import IndexStatus, bulk_advice, create_space, drop_indexes, index_space, index_status
 
 space_app = typer.Typer(no_args_is_help=True, help="Create a space, build its indexes, point an alias to it.")
 
@@ -90,15 +90,26 @@ def index(
     drop: Annotated[
         bool, typer.Option("--drop", help="Drop the indexes, before a bulk load: inserting through them is slow.")
     ] = False,
+    load: Annotated[
+        int | None,
+        typer.Option(min=0, help="Only say what storing so many vectors takes, and whether to drop them first."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build the HNSW index of each modality, after the first bulk load. Reads and writes go on meanwhile.
 
     Example: sightline space index current
     """
-    if status + rebuild + drop > 1:
-        raise UsageError("--status, --rebuild and --drop exclude each other")
+    if status + rebuild + drop + (load is not None) > 1:
+        raise UsageError("--status, --rebuild, --drop and --load exclude each other")
     with Sightline() as client:
+        if load is not None:
+            told = bulk_advice(client.database, name, load)
+            if as_json:
+                print_json(told)
+            else:
+                out.print(told.advice, markup=False, soft_wrap=True)
+            return
         if drop:
             drop_indexes(client.database, name)
         elif not status:

@@ -16,8 +16,8 @@ from psycopg.types.json import Jsonb
 
 from sightline.errors import RequestRefused, UsageError
 from sightline.ingest import check_collection
-from sightline.plan import INDEXED_ROWS_PER_SECOND, hnsw_indexes
 from sightline.progress import progress_bar
+from sightline.space import bulk_advice
 from sightline.transfer.binary import copy_rows, normalise
 from sightline.transfer.columns import PASSPORT_FILE, VECTOR_COLUMN
 from sightline.transfer.rows import BadRow, RowReader, Target
@@ -110,16 +110,10 @@ def import_vectors(
 
 
 def _warn_of_indexes(client: Sightline, space: str, modality: str, rows: int, report: ImportReport) -> None:
-    with client.database.transaction() as connection:
-        report.indexes = hnsw_indexes(connection, space, [modality])
+    advice = bulk_advice(client.database, space, rows, modality=modality)
+    report.indexes = advice.indexes
     if report.indexes and rows > BATCH_ROWS:
-        log.warning(
-            "vectors are inserted through an index, which is slow; better drop it, import, and build it again",
-            index=report.indexes,
-            about_hours=round(rows / INDEXED_ROWS_PER_SECOND / 3600, 1),
-            first=f"sightline space index {space} --drop",
-            then=f"sightline space index {space}",
-        )
+        log.warning("vectors_go_through_an_index", advice=advice.advice)
 
 
 def _passport_beside(vectors: Sequence[Path]) -> Path | None:

@@ -289,7 +289,9 @@ def test_a_plan_predicts_hours_from_the_ledger_and_says_when_it_cannot(
     )
     indexed = client.plan_ingest(items, collection="hours", space="slow")
     assert indexed.indexes == ["slow_text_hnsw"]
-    assert indexed.index_hours == pytest.approx(1000 / 500 / 3600)
+    assert indexed.index_hours == pytest.approx((1 + 4 / 300) / 3600)  # 1 ms, and 1/300 for each dimension
+    assert indexed.index_advice is not None
+    assert "through slow_text_hnsw takes about 2 s (987 a second, usual for 4 dimensions)" in indexed.index_advice
 
 
 def test_the_predicted_size_is_near_the_real_one(client: Sightline, connection: psycopg.Connection) -> None:

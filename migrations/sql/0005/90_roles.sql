@@ -22,11 +22,12 @@ declare
     "ask_text": ["sightline_reader"], "answer_to": ["sightline_reader"], "query_vector": ["sightline_reader"],
     "store_calibration": ["sightline_producer"],
     "drain_watch": ["sightline_worker"], "keep_golden": ["sightline_worker"],
+    "bulk_advice": ["sightline_producer", "sightline_reader", "sightline_worker"],
     "write_captions": ["sightline_worker"], "select_best": ["sightline_producer", "sightline_worker"]}';
   -- Functions that write, or may, and that a reader needs all the same.
   readers constant text[] := '{search_space,caption_hits,search_text,search_text_must_be_called_outside_a_transaction_block}';
   -- What a worker reads and does not write: the owner's decisions.
-  fixed constant text[] := '{migration,space,space_alias,job_contract,recipe,watch,watch_mark,collection,blob,golden,calibration}';
+  fixed constant text[] := '{migration,space,space_alias,job_contract,recipe,watch,watch_mark,collection,blob,golden,index_build,calibration}';
   -- Words of those who search.
   private constant text[] := '{question}';
   role text;

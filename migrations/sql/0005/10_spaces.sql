@@ -140,52 +140,6 @@ begin
   return kept;
 end $$;
 
--- The collection of items is checked once for each statement: as a foreign key it took a sixth of the time of an ingest, an item at a time. The
--- guarantee is the same: who adds items holds their collections, and a collection that has items is not deleted.
-alter table sightline.item drop constraint item_collection_id_fkey;
-
-create function sightline.hold_collections() returns trigger
-language plpgsql security definer set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
-declare
-  held int[];
-  unknown int;
-begin
-  select coalesce(array_agg(h.collection_id), '{}') into held
-  from (select c.collection_id from sightline.collection c
-        where c.collection_id = any (array(select distinct n.collection_id from added n)) order by 1 for key share) h;
-  select n.collection_id into unknown from added n where n.collection_id <> all (held) limit 1;
-  if found then
-    raise exception 'there is no collection of id %', unknown using errcode = 'foreign_key_violation';
-  end if;
-  return null;
-end $$;
-create trigger hold_collections after insert on sightline.item referencing new table as added
-  for each statement execute function sightline.hold_collections();
-
-create function sightline.hold_collection() returns trigger
-language plpgsql security definer set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
-begin
-  perform from sightline.collection c where c.collection_id = new.collection_id for key share;
-  if not found then
-    raise exception 'there is no collection of id %', new.collection_id using errcode = 'foreign_key_violation';
-  end if;
-  return null;
-end $$;
-create trigger hold_collection after update of collection_id on sightline.item
-  for each row when (old.collection_id <> new.collection_id) execute function sightline.hold_collection();
-
-create function sightline.keep_collection() returns trigger
-language plpgsql security definer set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
-begin
-  if exists (select from sightline.item i where i.collection_id = old.collection_id) then
-    raise exception 'collection "%" has items: delete them first', old.name using errcode = 'foreign_key_violation';
-  end if;
-  return case tg_op when 'DELETE' then old else new end;
-end $$;
-create trigger keep_collection before delete on sightline.collection for each row execute function sightline.keep_collection();
-create trigger keep_collection_id before update of collection_id on sightline.collection
-  for each row when (old.collection_id <> new.collection_id) execute function sightline.keep_collection();
-
 -- Which of these items a job has work with.
 create function sightline.without_result(target sightline.job, item_ids bigint[]) returns bigint[]
 language sql stable set search_path = pg_catalog, sightline, {vector}, pg_temp as $$

@@ -53,6 +53,15 @@ class BlipCaptioner:
                 or an image that was not prepared.
             NonFinite: NaN or infinity, with the indices.
         """
+        return [captions[0] for captions in self.draw(pixels, 1, prompt, decoding)]
+
+    def draw(
+        self, pixels: Sequence[np.ndarray], n: int, prompt: str | None = None, decoding: Decoding = GREEDY
+    ) -> list[list[Caption]]:
+        """n captions for each prepared image, of the seeds from `decoding.seed` on; each image is looked at once.
+
+        Raises as `caption`.
+        """
         begin = [self._start, *self._prompt_ids(prompt or "")]
         room = self.context_length - len(begin)
         if room < 1:
@@ -63,50 +72,100 @@ class BlipCaptioner:
         if not pixels:
             return []
         limit = min(decoding.max_tokens, room)
+        try:
+            with torch.inference_mode():
+                images = self._network.vision_model(**self._pixels(pixels)).last_hidden_state
+                images = images.repeat_interleave(n, 0)
+                start = torch.tensor([begin], device=self._target).repeat(len(images), 1)
+                if decoding.beams > 1:
+                    found = self._beams(images, start, limit, decoding.beams)
+                else:
+                    found = self._words(images, start, limit, decoding, n)
+        except NonFinite as error:
+            raise NonFinite(sorted({row // n for row in error.indices}), "captions", self.identity.dtype) from error
+        captions = [self._caption(ids, score) for ids, score in found]
+        return [captions[first : first + n] for first in range(0, len(captions), n)]
+
+    def likelihood(self, pixels: Sequence[np.ndarray], texts: Sequence[str], prompt: str | None = None) -> np.ndarray:
+        """Mean natural-log probability, float64 (n,), of the tokens of each text about the image in the same place.
+
+        The end token is included, as in `Caption.score`; a text is read as far as the context goes.
+
+        Raises as `caption`, and InvalidInput for a text with a lone surrogate.
+        """
+        begin = [self._start, *self._prompt_ids(prompt or "")]
+        rows = [[*begin, *self._ids(text), self._end][: self.context_length] for text in texts]
+        if not rows:
+            return np.empty(0)
+        ids = torch.full((len(rows), max(map(len, rows))), self._pad)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = torch.tensor(row)
+        ids = ids.to(self._target)
         with torch.inference_mode():
             images = self._network.vision_model(**self._pixels(pixels)).last_hidden_state
-            start = torch.tensor([begin], device=self._target).repeat(len(pixels), 1)
-            if decoding.beams > 1:
-                found = self._beams(images, start, limit, decoding.beams)
-            else:
-                found = self._words(images, start, limit, decoding)
-        return [self._caption(ids, score) for ids, score in found]
+            logs = self._network.text_decoder(input_ids=ids, encoder_hidden_states=images).logits.float().log_softmax(-1)
+            picked = logs[:, :-1].gather(-1, ids[:, 1:, None])[..., 0].double().cpu().numpy()
+        means = np.array([row[len(begin) - 1 : len(ids) - 1].mean() for row, ids in zip(picked, rows, strict=True)])
+        if len(bad := np.flatnonzero(np.isnan(means))):
+            raise NonFinite(bad.tolist(), "captions", self.identity.dtype)
+        return means
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput(f"the prompt holds a lone surrogate at character {error.start}") from error
-        tokenizer = self._tokenizer
-        ids = tokenizer.encode(prompt)
-        ids = ids[len(tokenizer.prefix) : len(ids) - len(tokenizer.suffix)]
-        if tokenizer.own.unk_token_id in ids:
+        ids = self._ids(prompt)
+        if self._tokenizer.own.unk_token_id in ids:
             raise InvalidInput(f"the prompt {prompt[:60]!r} holds a word that {self.identity.model} does not know")
         return ids
 
+    def _ids(self, text: str) -> list[int]:
+        """The tokens of a text, without special ones."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"the text holds a lone surrogate at character {error.start}") from error
+        tokenizer = self._tokenizer
+        ids = tokenizer.encode(text)
+        return ids[len(tokenizer.prefix) : len(ids) - len(tokenizer.suffix)]
+
     def _words(
-        self, images: torch.Tensor, start: torch.Tensor, limit: int, decoding: Decoding
+        self, images: torch.Tensor, start: torch.Tensor, limit: int, decoding: Decoding, n: int
     ) -> list[tuple[list[int], float]]:
-        """Greedy or sampled tokens of each image, the end token included, and their mean log-probability."""
-        dice = [np.random.default_rng(decoding.seed) for _ in range(len(images))]
+        """Greedy or sampled tokens of each image, the end token included, and their mean log-probability.
+
+        Whatever has ended leaves the batch once that is half of it, so that short captions do not pay for long ones.
+        """
+        dice = [np.random.default_rng(decoding.seed + row % n) for row in range(len(images))]
         written: list[list[int]] = [[] for _ in dice]
         scores = np.zeros(len(dice))
+        rows = list(range(len(dice)))
+        branches = 1
+        if decoding.guidance > 1:
+            # The captioner learnt to write without an image from image tokens of zero (models/scenes/blip_losses.py).
+            images, start, branches = torch.cat([images, torch.zeros_like(images)]), start.repeat(2, 1), 2
         cache, given = None, start
         for _ in range(limit):
             out = self._network.text_decoder(
                 input_ids=given, encoder_hidden_states=images, past_key_values=cache, use_cache=True, logits_to_keep=1
             )
             cache = out.past_key_values
-            logs = out.logits[:, -1].float().log_softmax(-1).cpu().numpy()
-            going = [row for row, ids in enumerate(written) if ids[-1:] != [self._end]]
-            self._check_finite(logs, going)
-            for row in going:
-                token = _choose(logs[row], decoding, dice[row])
+            own, *none = out.logits[:, -1].float().log_softmax(-1).chunk(branches)
+            logs = own.cpu().numpy()
+            choice = _guided(own, none[0], decoding.guidance).cpu().numpy() if none else logs
+            going = [place for place, row in enumerate(rows) if written[row][-1:] != [self._end]]
+            self._check_finite(logs, going, rows)
+            for place in going:
+                row = rows[place]
+                token = _choose(choice[place], decoding, dice[row])
                 written[row].append(token)
-                scores[row] += float(logs[row, token])
-            if all(ids[-1] == self._end for ids in written):
+                scores[row] += float(logs[place, token])
+            going = [place for place in going if written[rows[place]][-1] != self._end]
+            if not going:
                 break
-            given = torch.tensor([[ids[-1]] for ids in written], device=self._target)
+            if 2 * len(going) <= len(rows):
+                places = torch.tensor([place + b * len(rows) for b in range(branches) for place in going])
+                places = places.to(self._target)
+                cache.batch_select_indices(places)
+                images, rows = images[places], [rows[place] for place in going]
+            given = torch.tensor([[written[row][-1]] for row in rows], device=self._target).repeat(branches, 1)
         return [(ids, score / len(ids)) for ids, score in zip(written, scores, strict=True)]
 
     def _beams(
@@ -114,7 +173,7 @@ class BlipCaptioner:
     ) -> list[tuple[list[int], float]]:
         """The tokens of transformers' beam search, and their mean log-probability, from one more forward."""
         first = self._network.text_decoder(input_ids=start, encoder_hidden_states=images, logits_to_keep=1)
-        self._check_finite(first.logits[:, -1].float().cpu().numpy(), list(range(len(images))))
+        self._check_finite(first.logits[:, -1].float().cpu().numpy(), *[list(range(len(images)))] * 2)
         out = self._network.text_decoder.generate(
             input_ids=start,
             attention_mask=torch.ones_like(start),
@@ -133,18 +192,24 @@ class BlipCaptioner:
         for ids, row in zip(chosen.tolist(), picked, strict=True):
             length = ids.index(self._end) + 1 if self._end in ids else len(ids)
             found.append((ids[:length], float(row[:length].mean())))
-        self._check_finite(np.array([[score] for _, score in found]), list(range(len(found))))
+        self._check_finite(np.array([[score] for _, score in found]), *[list(range(len(found)))] * 2)
         return found
 
-    def _check_finite(self, rows: np.ndarray, which: list[int]) -> None:
-        """A log-probability may be minus infinity, never NaN, nor all of them infinite."""
-        bad = [row for row in which if np.isnan(rows[row]).any() or not np.isfinite(rows[row]).any()]
+    def _check_finite(self, logs: np.ndarray, which: list[int], rows: Sequence[int]) -> None:
+        """A log-probability may be minus infinity, never NaN, nor all of them infinite; `rows` are the batch's."""
+        bad = [rows[place] for place in which if np.isnan(logs[place]).any() or not np.isfinite(logs[place]).any()]
         if bad:
             raise NonFinite(bad, "captions", self.identity.dtype)
 
     def _caption(self, ids: list[int], score: float) -> Caption:
         text = self._tokenizer.own.decode(ids, skip_special_tokens=True)
         return Caption(" ".join(text.split()), min(float(score), 0.0), len(ids), ids[-1] != self._end)
+
+
+def _guided(own: torch.Tensor, none: torch.Tensor, guidance: float) -> torch.Tensor:
+    """none + guidance * (own - none), as log-probabilities (n, vocabulary)."""
+    mixed = none + guidance * (own - none)
+    return torch.where(mixed.isnan(), own, mixed).log_softmax(-1)
 
 
 def _choose(logs: np.ndarray, decoding: Decoding, dice: np.random.Generator) -> int:

@@ -124,6 +124,9 @@ class Decoding:
         top_p: sample from the smallest set of tokens whose probability reaches this.
         seed: of the sampling. Each image draws from a stream of its own that starts here, so that one seed gives one
             caption in any batch; n captions of one image are n seeds.
+        guidance: classifier-free guidance (Kornblith et al. 2023, arXiv 2307.16686): words are chosen by
+            none + guidance * (image - none), the log-probabilities with the image and without one. 1 is plain; above
+            it `beams` must be 1, and a captioner that cannot raises InvalidInput.
     """
 
     max_tokens: int = 64
@@ -131,6 +134,7 @@ class Decoding:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.beams < 1:
@@ -141,6 +145,10 @@ class Decoding:
             )
         if self.temperature and self.beams > 1:
             raise ValueError(f"sampling takes one beam, got {self.beams}; set temperature to 0 for a beam search")
+        if not 1 <= self.guidance < float("inf"):
+            raise ValueError(f"guidance must be a number from 1, got {self.guidance}")
+        if self.guidance > 1 and self.beams > 1:
+            raise ValueError(f"guidance takes one beam, got {self.beams}")
 
 
 GREEDY = Decoding()

@@ -75,7 +75,16 @@ class Settings(BaseSettings):
         description="Address of an OpenAI-compatible API whose model sees images and captions them. Unset: the bundled "
         "captioner.",
     )
-    captioner_model: str | None = Field(default=None, description="Name of the model at `captioner_url`.")
+    captioner_model: str | None = Field(
+        default=None,
+        description="What writes captions: the name of the model at `captioner_url`, or without that a Hugging Face id "
+        "or a folder of a captioner of BLIP format. Unset: the bundled scenes model.",
+    )
+    matcher_model: str | None = Field(
+        default=None,
+        description="What says how well captions match their images: a Hugging Face id or a folder of a matcher of "
+        "BLIP format. Unset: the bundled one in spaces of the bundled scenes model, in others none.",
+    )
     captioner_key: SecretStr | None = Field(
         default=None, description="Key that is sent to `captioner_url`, and nowhere else."
     )

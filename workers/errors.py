@@ -89,6 +89,30 @@ class EncodeFailed(ItemError):
     """The forward failed for this item alone."""
 
 
+class CaptionFailed(ItemError):
+    """No caption could be written for this image.
+
+    Args:
+        message: names the image.
+        error_class: of the model's own error, such as `Lacking`.
+    """
+
+    def __init__(self, message: str, error_class: str = "CaptionFailed") -> None:
+        super().__init__(message)
+        self._error_class = error_class
+
+    @property
+    def error_class(self) -> str:
+        """That of the model's own error."""
+        return self._error_class
+
+
+class CaptionPutOff(CaptionFailed):
+    """The same for a reason that may pass: an endpoint that is busy or away."""
+
+    retryable = True
+
+
 class UnsupportedModality(ItemError):
     """The space does not take items of this modality."""
 

@@ -48,6 +48,7 @@ BUDGET = Gauge("sightline_budget_seconds", "What a batch may cost; less after me
                registry=REGISTRY)  # fmt: skip
 PERSIST = _histogram("persist_seconds", "One flush to Postgres, tries and waiting included.")
 PERSISTED = _counter("persisted_rows", "Vectors that were written.")
+CAPTIONS = _counter("captions", "Captions that recipes wrote.", ("recipe",))
 
 ITEMS = _counter("items", "Items of chunks that were closed, by what became of them.", ("outcome",))
 FAILURES = _counter("failures", "Items with an error, given up or to be tried again, by its class.", ("error_class",))

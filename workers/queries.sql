@@ -88,6 +88,38 @@ order by k.calibration_id desc limit 1
 -- name: load_blobs
 select digest, bytes from sightline.blob where digest = any (%(digests)s)
 
+-- name: known_captions
+-- What is known of images that are to be captioned: their collection, the user's own caption, and those of their present content.
+select i.item_id, k.name as collection,
+       case when jsonb_typeof(i.metadata->'caption') = 'string' and i.metadata->>'caption' ~ '\S' then i.metadata->>'caption' end as own,
+       coalesce((select jsonb_agg(jsonb_build_object('recipe', c.recipe, 'text', c.text, 'lang', c.lang) order by c.caption_id)
+                 from sightline.caption c where c.item_id = i.item_id and not c.negative and c.generation = i.generation), '[]') as stored
+from sightline.item i join sightline.collection k on k.collection_id = i.collection_id
+where i.item_id = any (%(item_ids)s::bigint[])
+
+-- name: earlier_captions
+-- For each image: what a user (metadata `user`) wrote of other images of its collection, the newest first.
+select i.item_id, array(
+  select o.metadata->>'caption' from sightline.item o
+  where o.collection_id = i.collection_id and o.modality = 'image' and o.item_id <> i.item_id
+    and o.metadata @> jsonb_build_object('user', %(user)s::text) and jsonb_typeof(o.metadata->'caption') = 'string'
+  order by o.item_id desc limit %(most)s) as texts
+from sightline.item i where i.item_id = any (%(item_ids)s::bigint[])
+
+-- name: captioned
+select c.item_id from sightline.caption c join sightline.item i on i.item_id = c.item_id
+where c.item_id = any (%(item_ids)s::bigint[]) and c.recipe = %(recipe)s and c.model = %(model)s and c.params_digest = %(params_digest)s
+  and c.lang = %(lang)s and c.n = 0 and c.generation = i.generation and coalesce(c.alignment_space, %(space_id)s) = %(space_id)s
+
+-- name: neighbours
+select n.item_id, e.vec
+from sightline.nearest(%(space)s, %(vector)s::halfvec, %(k)s + 1, %(collection)s) with ordinality n
+join sightline.embedding e on e.space_id = %(space_id)s and e.item_id = n.item_id and e.slot = 0
+where n.item_id <> %(item_id)s order by n.ordinality limit %(k)s
+
+-- name: write_captions
+select sightline.write_captions(%(job_id)s, %(captions)s::jsonb)
+
 -- name: reusable_vectors
 -- Vectors of the same content, of whatever item. One each: a blank page may be there a million times. OFFSET 0 keeps the order: first
 -- the items of a digest, then their vectors.

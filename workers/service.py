@@ -22,6 +22,8 @@ from workers import metrics
 from workers.app import make_app
 from workers.calls import Calls
 from workers.cancellations import Cancellations
+from workers.caption import CaptionWork
+from workers.captioning import CaptionTools
 from workers.consumer import Consumer
 from workers.contents import Contents
 from workers.database import open_pool
@@ -49,6 +51,7 @@ from workers.reranker import Reranker
 from workers.runner import WAITERS, ChunkRunner
 from workers.scorers import Scorers
 from workers.spaces import Served, Spaces
+from workers.subjects import Subjects
 from workers.watches import Watches
 from workers.writer import Writer
 
@@ -92,8 +95,13 @@ class Service:
         self._cancellations = cancellations = Cancellations()
         writer = Writer(self._pool, ledger, self._give_up)
         work = EncodeWork(self._pool, ingress, writer, Flights("job"), decoders, cancellations)
+        self._caption_tools = CaptionTools(settings)
+        captions = CaptionWork(
+            self._pool, ledger, writer, Subjects(self._pool, ingress, decoders), self._caption_tools, cancellations
+        )
         self._works: dict[str, Callable[[Any, Served, Sequence[ClaimedChunk]], object]] = {
             "encode": lambda _, served, chunks: work.run(served, chunks),
+            "caption": captions.run,
         }
         self._paces = Paces()
         self._runner = ChunkRunner(ledger, settings.chunk_slots)
@@ -285,7 +293,8 @@ class Service:
         return [*self._spaces.troubles(), "no space is ready: " + ("; ".join(seen) or "there is none")]
 
     def _look_after(self) -> None:
-        busy_seconds = max(self._spaces.busy_seconds, self._scorers.busy_seconds)
+        busy = (self._spaces.busy_seconds, self._scorers.busy_seconds, self._caption_tools.busy_seconds)
+        busy_seconds = max(busy)
         if busy_seconds > STUCK_SECONDS or self._decoders.hung >= MAX_HUNG:
             # Neither a forward nor a read can be interrupted, and a worker behind them would hold its chunks for ever.
             log.critical("worker_exits_stuck", forward_seconds=round(busy_seconds),

@@ -57,6 +57,7 @@ class Outcome:
         error: why there is no vector.
         learnt: the digest is news: the item's row has none or another.
         ranking: columns of a row of `ranking`, all but its keys and generation.
+        captions: rows for `sightline.write_captions`, all but their generation.
     """
 
     item_id: int
@@ -68,6 +69,7 @@ class Outcome:
     error: ItemError | None = None
     learnt: bool = False
     ranking: dict[str, Any] | None = None
+    captions: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(slots=True)
@@ -152,6 +154,7 @@ class Writer:
             _write_rankings(
                 connection, chunk, [outcomes[id_] for id_ in chunk.item_ids if id_ in present and id_ in outcomes]
             )
+            _write_captions(connection, chunk, outcomes, present)
         flush = _sort_out(mine, {o.item_id: o for o in known if o.item_id in present}, cancelled)
         _write_failures(connection, flush.failures)
         for chunk_id, item_ids in flush.moved.items():
@@ -253,6 +256,20 @@ def _write_rankings(connection: Connection, chunk: ClaimedChunk, outcomes: Seque
     ]
     if rows:
         connection.execute(query("write_rankings"), {"job_id": chunk.job_id, "rows": Jsonb(rows)})
+
+
+def _write_captions(
+    connection: Connection, chunk: ClaimedChunk, outcomes: Mapping[int, Outcome],
+    present: Mapping[int, tuple[int, bytes | None]],
+) -> None:  # fmt: skip
+    found = [outcomes[item_id] for item_id in chunk.item_ids if item_id in outcomes and item_id in present]
+    rows = [
+        row | {"generation": _generation(outcome, *present[outcome.item_id])}
+        for outcome in found
+        for row in outcome.captions
+    ]
+    if rows:
+        connection.execute(query("write_captions"), {"job_id": chunk.job_id, "captions": Jsonb(rows)})
 
 
 def _generation(outcome: Outcome, present: int, digest: bytes | None) -> int:

@@ -103,7 +103,9 @@ class BlipCaptioner:
         ids = ids.to(self._target)
         with torch.inference_mode():
             images = self._network.vision_model(**self._pixels(pixels)).last_hidden_state
-            logs = self._network.text_decoder(input_ids=ids, encoder_hidden_states=images).logits.float().log_softmax(-1)
+            logs = (
+                self._network.text_decoder(input_ids=ids, encoder_hidden_states=images).logits.float().log_softmax(-1)
+            )
             picked = logs[:, :-1].gather(-1, ids[:, 1:, None])[..., 0].double().cpu().numpy()
         means = np.array([row[len(begin) - 1 : len(ids) - 1].mean() for row, ids in zip(picked, rows, strict=True)])
         if len(bad := np.flatnonzero(np.isnan(means))):

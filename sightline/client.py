@@ -361,6 +361,71 @@ class Sightline:
         assert row is not None
         return Job(self.database, row[0], connection)
 
+    def caption(
+        self,
+        collection: str | None = None,
+        *,
+        recipe: str = "describe",
+        params: Mapping[str, Any] | None = None,
+        items: Sequence[int | Mapping[str, Any]] | None = None,
+        model: str | None = None,
+        lang: str = "en",
+        space: str = "current",
+        embed: bool = False,
+        lane: Lane = "bulk",
+        idempotency_key: str | None = None,
+        connection: LentConnection | None = None,
+    ) -> Job:
+        """Have captions written for stored images; they become rows of the view `captions`.
+
+        Args:
+            collection: of which every image is captioned, or that `items` belong to.
+            recipe: how they are written (`sightline recipes`).
+            params: of the recipe; what is left out has its default.
+            items: ids of stored images, to caption these alone.
+            model: the captioner, for a job that must not be done with another one.
+            lang: language of the captions, a BCP 47 tag.
+            space: whose encoder scores and, with `embed`, encodes the captions.
+            embed: encode the captions too, for searches by vector; that is a job of its own, which follows.
+            lane: who goes first when work waits.
+            idempotency_key: a second call with the same key and arguments is the first one's job.
+            connection: a connection of yours (psycopg, SQLAlchemy), in whose transaction it is submitted.
+
+        Raises:
+            ContractViolated: no such recipe, or parameters that it does not take.
+            RequestRefused: no such collection, space or item, or a space that does not fit.
+        """
+        payload = {"recipe": recipe, "params": dict(params or {}), "model": model, "lang": lang, "space": space,
+                   "embed": embed}  # fmt: skip
+        return self.submit(
+            "caption", payload, collection=collection, items=items, lane=lane, idempotency_key=idempotency_key,
+            connection=connection,
+        )  # fmt: skip
+
+    def select_best(
+        self,
+        rule: Literal["match", "alignment"] = "match",
+        *,
+        collection: str | None = None,
+        recipes: Sequence[str] | None = None,
+        lang: str | None = None,
+    ) -> int:
+        """Mark one caption of each image as the selected one; returns how many images have one now.
+
+        Args:
+            rule: `match`: the likeliest by the matcher; `alignment`: the nearest to its image in the space.
+            collection: of the images; None for all.
+            recipes: to choose among; None for all.
+            lang: to choose among; None for all.
+        """
+        with self.database.transaction() as connection:
+            row = connection.execute(
+                "select sightline.select_best(%s, %s, %s, %s)",
+                (rule, collection, None if recipes is None else list(recipes), lang),
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
     def job(self, job_id: int) -> Job:
         """A job by its number."""
         return Job(self.database, job_id)

@@ -161,6 +161,12 @@ class Job:
             connection.execute("select sightline.seal_job(%s, 'sealed by ' || session_user)", (self.job_id,))
         return True
 
+    def followers(self) -> list[Job]:
+        """Jobs that this one submitted: those that encode the captions that it wrote."""
+        with self._database.transaction() as connection:
+            rows = connection.execute("select sightline.followers_of(%s) order by 1", (self.job_id,)).fetchall()
+        return [Job(self._database, row[0]) for row in rows]
+
     def failures(self, limit: int = 100) -> list[Failure]:
         """The first failures of the job that were neither retried nor dismissed, oldest first.
 

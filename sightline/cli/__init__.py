@@ -13,6 +13,7 @@ from pydantic_settings import SettingsError
 
 from sightline import __version__
 from sightline.cli import (
+    caption,
     control,
     convert,
     delete,
@@ -47,6 +48,7 @@ for module in (
     worker,
     demo,
     ingest,
+    caption,
     search,
     spaces,
     convert,

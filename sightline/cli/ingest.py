@@ -21,6 +21,8 @@ from sightline.prune import Pruned
 from sightline.settings import Settings
 from sightline.space import bulk_advice
 
+_DONE = {"encode": "encoded", "caption": "captioned", "rerank": "reranked", "context": "done"}
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -147,7 +149,7 @@ def report(
         print_json({**asdict(ended), "pruned": pruned, "noted": noted, "notes": notes})
     else:
         out.print(
-            f"job {job.job_id} {ended.state}: {ended.submitted:,} submitted, {ended.done:,} encoded, "
+            f"job {job.job_id} {ended.state}: {ended.submitted:,} submitted, {ended.done:,} {_DONE[ended.kind]}, "
             f"{ended.skipped:,} skipped ({ended.unchanged:,} unchanged), {ended.failed:,} failed"
             + (f", {ended.pending:,} pending" if ended.pending else "")
         )
@@ -157,7 +159,7 @@ def report(
             )
         if ended.failed > 5:
             err.print(f"  ... all of them: sightline failures --job {job.job_id}")
-        notes, noted = job.notes(limit=5)
+        notes, noted = job.notes(limit=5) if ended.kind == "encode" else ([], 0)
         for note in notes:
             err.print(f"  {note.external_id}: {note.note}", markup=False, soft_wrap=True)
         if noted > 5:

@@ -253,6 +253,12 @@ begin
   return coalesce(cardinality(written), 0);
 end $$;
 
+-- The jobs that a job submitted: those that encode the captions that it wrote.
+create function sightline.followers_of(job_id bigint) returns setof bigint
+language sql stable security definer set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
+  select j.job_id from sightline.job j where j.caused_by = sightline.own_job(followers_of.job_id, 'select')
+$$;
+
 -- Mark one caption of each image, of those of the present content that are not wrong on purpose. `rule`: `match` (the likeliest by the matcher,
 -- then the best aligned) or `alignment` (the other way round); ties go to the older caption. `recipes` and `lang` say which are in question.
 -- The user's own captions are in no choice: they stand in `captions` as they are. Returns how many images have a marked caption now.

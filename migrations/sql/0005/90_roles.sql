@@ -22,6 +22,7 @@ declare
     "ask_text": ["sightline_reader"], "answer_to": ["sightline_reader"], "query_vector": ["sightline_reader"],
     "store_calibration": ["sightline_producer"],
     "drain_watch": ["sightline_worker"], "keep_golden": ["sightline_worker"],
+    "followers_of": ["sightline_producer", "sightline_reader", "sightline_worker"],
     "bulk_advice": ["sightline_producer", "sightline_reader", "sightline_worker"],
     "write_captions": ["sightline_worker"], "select_best": ["sightline_producer", "sightline_worker"]}';
   -- Functions that write, or may, and that a reader needs all the same.

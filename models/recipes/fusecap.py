@@ -30,7 +30,7 @@ class FuseCap:
         """The language model, or "rules"."""
         return tools.llm.model if _by_llm(tools, params) else "rules"
 
-    def versions(self, params: Any) -> dict[str, str]:  # noqa: ARG002 - of the protocol
+    def versions(self, params: Any) -> dict[str, str]:
         """Of the prompt and of the rules."""
         return {"prompt": load_prompt(NAME).label, "rules": rules.VERSION}
 

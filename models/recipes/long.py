@@ -28,11 +28,11 @@ _ENUMERATES: Final = 3
 class Long:
     """Conforms to `models.recipes.Recipe`."""
 
-    def model(self, tools: Tools, params: Any) -> str:  # noqa: ARG002 - of the protocol
+    def model(self, tools: Tools, params: Any) -> str:
         """The captioner."""
         return tools.captioner.identity.model
 
-    def versions(self, params: Any) -> dict[str, str]:  # noqa: ARG002 - of the protocol
+    def versions(self, params: Any) -> dict[str, str]:
         """Of the prompt."""
         return {"prompt": load_prompt(NAME).label}
 

@@ -36,11 +36,11 @@ _COMMON: Final = frozenset(
 class Personal:
     """Conforms to `models.recipes.Recipe`."""
 
-    def model(self, tools: Tools, params: Any) -> str:  # noqa: ARG002 - of the protocol
+    def model(self, tools: Tools, params: Any) -> str:
         """The language model."""
         return tools.llm.model
 
-    def versions(self, params: Any) -> dict[str, str]:  # noqa: ARG002 - of the protocol
+    def versions(self, params: Any) -> dict[str, str]:
         """Of the prompt."""
         return {"prompt": load_prompt(NAME).label}
 

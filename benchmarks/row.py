@@ -24,7 +24,7 @@ class Scale:
             job begins when the dispatcher looks and ends with a flush, 0.2 to 0.3 s in which the loop has no counterpart,
             so a job of three seconds would say more of its ends than of its pace.
         few: photographs of one round for plain Celery and for calls, which are slower and have no such ends.
-        texts: of one round.
+        texts: of one round; several messages, so that ends weigh little here too.
         calls: timed calls of one round, where calls are timed one by one.
         busy_calls: calls while bulk runs, all rounds together: a 99th percentile of fewer than 1,000 says little.
         rows: rows that are submitted, and persisted, in one round.
@@ -45,7 +45,7 @@ class Scale:
 
 
 FULL = Scale(
-    rounds=5, images=400, small=2400, few=200, texts=800, calls=60, busy_calls=1000, rows=100_000, stored=20_000,
+    rounds=5, images=400, small=2400, few=150, texts=1200, calls=60, busy_calls=1000, rows=100_000, stored=20_000,
     batches=(4, 8, 16, 32, 64),
 )  # fmt: skip
 SHORT = Scale(

@@ -34,6 +34,13 @@ from workers.writer import Writer
 log = structlog.get_logger(__name__)
 
 
+AHEAD_SECONDS = 1.0
+"""Of forwards that wait: beyond it nothing is decoded, for decoding slows down the forward that a call waits for. It
+covers the flush of a message and the start of the next."""
+GROUP = 8
+"""Images that are decoded then, before the engine is looked at again."""
+
+
 class _Budget:
     """Bytes that a part may hold. Safe in threads."""
 
@@ -131,23 +138,33 @@ class EncodeWork:
                     first[item.modality, item.actual] = item, item.vector
         for key, vector in self._reusable(served, list(first)):
             first.pop(key)[1].set_result(vector)
-        items = [item for item, _ in first.values()]
-        self._read_blobs(items)
-        prepared = self._decoders.each(_timed("prepare", lambda item: self._prepare(served, item)), items)
+        self._read_blobs([item for item, _ in first.values()])
         kinds: tuple[Kind, Kind] = ("image", "text")
         for kind in kinds:
-            ready = [(pair, done) for pair, done in zip(first.values(), prepared, strict=True)
-                     if pair[0].modality == kind and done is not None]  # fmt: skip
-            if not ready:  # an engine knows only the kinds that its model takes
-                continue
-            vectors = served.engine.submit(kind, [done for _, done in ready], lane)
-            for ((item, flight), _), coming in zip(ready, vectors, strict=True):
-                coming.add_done_callback(partial(_land, flight, item.note))
-                watch(coming, item.item_id)
-            stats["encoded"] += len(ready)
-        for (item, flight), done in zip(first.values(), prepared, strict=True):
+            left = [pair for pair in first.values() if pair[0].modality == kind]
+            while left:  # an engine knows only the kinds that its model takes
+                # Texts are no work to prepare, and sorted by length: the more of them wait, the better.
+                early = kind == "image" and served.engine.hold_back(lane, AHEAD_SECONDS)
+                group, left = (left[:GROUP], left[GROUP:]) if early else (left, [])
+                stats["encoded"] += self._submit(served, lane, kind, group, watch)
+
+    def _submit(
+        self, served: Served, lane: Lane, kind: Kind, group: Sequence[tuple[Item, Future[Vector]]],
+        watch: Callable[[Future[Any], int], None],
+    ) -> int:  # fmt: skip
+        """Prepare items and give them to the engine; returns how many could be."""
+        prepared = self._decoders.each(
+            _timed("prepare", lambda item: self._prepare(served, item)), [item for item, _ in group]
+        )
+        ready = [(pair, done) for pair, done in zip(group, prepared, strict=True) if done is not None]
+        vectors = served.engine.submit(kind, [done for _, done in ready], lane)
+        for ((item, flight), _), coming in zip(ready, vectors, strict=True):
+            coming.add_done_callback(partial(_land, flight, item.note))
+            watch(coming, item.item_id)
+        for (item, flight), done in zip(group, prepared, strict=True):
             if done is None:
                 flight.set_exception(item.error or EngineUnavailable("the item was not prepared"))
+        return len(ready)
 
     def _reusable(
         self, served: Served, contents: list[tuple[str, bytes]]

@@ -21,9 +21,11 @@ from tests.kit.inputs import (
     bad_pictures,
     extreme_pictures,
     in_threads,
+    jpeg,
     loaded_once,
     pictures,
     poison,
+    prepared_from,
 )
 
 
@@ -106,6 +108,19 @@ class ImageEncoderKit:
     def test_image_batches_made_ahead_give_the_same_vectors(self, encoder: ImageEncoder) -> None:
         prepared = [encoder.prepare_image(picture) for picture in pictures()]
         _assert_made_ahead(encoder, encoder.collate_images, prepared, encoder.encode_images(prepared), self.tolerance)
+
+    def test_an_image_decoded_to_the_size_asked_for_is_prepared_alike(self, encoder: ImageEncoder) -> None:
+        """A JPEG whose least detail is one and a half pixels of the model: a scaled decoding must not lose it."""
+        side = min(encoder_sized(encoder).shape[:2])
+        size = (16 * side, 12 * side)
+        for given in (size, size[::-1], (size[0] + 1, size[1])):
+            asked = encoder.decode_size(*given)
+            assert asked in [(given[0] / n, given[1] / n) for n in (1, 2, 4, 8)], f"{asked} is no scaling of {given}"
+        file = jpeg(size, (2 * size[0] // 36, 2 * size[1] // 36))
+        whole, scaled = (prepared_from(encoder, file, at) for at in (size, encoder.decode_size(*size)))
+        assert whole.shape == scaled.shape
+        gap = np.abs(whole.astype(float) - scaled.astype(float)).mean()
+        assert gap < 1, f"decoded to {encoder.decode_size(*size)} it differs by {gap:.2f} of 255 on average"
 
     def test_preparing_leaves_the_image_alone(self, encoder: ImageEncoder) -> None:
         for picture in [*pictures(), encoder_sized(encoder)]:

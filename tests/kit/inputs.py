@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from models.errors import InvalidInput
 
@@ -36,6 +38,22 @@ def pictures() -> list[np.ndarray]:
     flat = np.full((80, 80, 3), (200, 30, 30), np.uint8)
     flat[20:60, 20:60] = (20, 40, 220)
     return [*noise, ramp, flat]
+
+
+def jpeg(size: tuple[int, int], cells: tuple[int, int]) -> bytes:
+    """A JPEG of so many pixels (width, height), of soft cells of random colours."""
+    colours = np.random.default_rng(1).integers(0, 256, (cells[1], cells[0], 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def prepared_from(encoder: Any, file: bytes, size: tuple[int, int]) -> np.ndarray:
+    """What an encoder makes of a JPEG that is decoded to a size, as workers decode it."""
+    with Image.open(io.BytesIO(file)) as image:
+        image.draft(None, size)
+        assert image.size == size
+        return np.asarray(encoder.prepare_image(np.asarray(image)))
 
 
 def extreme_pictures() -> list[np.ndarray]:

@@ -176,6 +176,9 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "test_bad_images_are_refused_and_their_neighbours_go_on": {"prepare_image": converted},
     "test_images_are_prepared_by_many_threads": {"prepare_image": Garbling()},
     "test_image_batches_made_ahead_give_the_same_vectors": OneBuffer("collate_images").methods(),
+    "test_an_image_decoded_to_the_size_asked_for_is_prepared_alike": {
+        "decode_size": lambda _, *size: size if any(side % 8 for side in size) else tuple(side // 8 for side in size)
+    },
     "test_preparing_leaves_the_image_alone": {"prepare_image": view},
     "test_images_that_give_nan_are_refused_by_position": {"encode_images": changed("encode_images", nan)},
     "test_the_passport_is_complete_and_survives_json": {"passport": Changed("passport", weights="")},
@@ -308,6 +311,10 @@ def test_each_check_of_encoders_catches_a_broken_one(check: str, sound: Encoder)
 @pytest.mark.parametrize(
     ("check", "instead"),
     [
+        (
+            "test_an_image_decoded_to_the_size_asked_for_is_prepared_alike",
+            {"decode_size": lambda _, width, height: (width // 4, height // 4)},
+        ),
         ("test_preparing_leaves_the_image_alone", {"prepare_image": in_place}),
         ("test_extreme_images_get_vectors", {"encode_images": changed("encode_images", nan)}),
         ("test_the_passport_is_complete_and_survives_json", {"dim": 7}),

@@ -122,6 +122,14 @@ class Engine:
                     self._spare.notify()
         return [entry.future for entry in entries]
 
+    def hold_back(self, lane: Lane, seconds: float) -> bool:
+        """Wait while forwards of more than so many seconds wait in a lane; returns whether there were."""
+        with self._room:
+            early = self._schedule.backlog(lane) > seconds
+            while not self._closed and self._schedule.backlog(lane) > seconds:
+                self._room.wait()
+        return early
+
     def at_border(self, run: Callable[[], R]) -> Future[R]:
         """Run something between two batches, in the thread of the forward: it has the model for itself meanwhile."""
         future: Future[R] = Future()

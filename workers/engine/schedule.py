@@ -113,6 +113,14 @@ class Schedule(Generic[T]):
         """Items of a lane."""
         return sum(map(len, self._lanes[lane].values()))
 
+    def backlog(self, lane: Lane) -> float:
+        """Seconds of forwards that wait in a lane, taking the oldest item of a kind for all of them."""
+        seconds = 0.0
+        for kind, queue in self._lanes[lane].items():
+            price = self._prices.price(kind)
+            seconds += len(queue) * (price.per_item + price.per_unit * queue[0].size)
+        return seconds
+
     def clear(self) -> list[T]:
         """Take everything out."""
         left = [ticket for kinds in self._lanes.values() for queue in kinds.values() for ticket in queue]

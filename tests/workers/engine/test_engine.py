@@ -303,6 +303,27 @@ def test_a_full_lane_blocks_the_submitter(engine: Engine, model: Model) -> None:
     assert results(done) == [2.0] * (MAX_WAITING + 200)
 
 
+def test_whoever_decodes_is_held_back_while_enough_waits(engine: Engine, model: Model, costs: Costs) -> None:
+    assert not engine.hold_back("bulk", 0.0)
+    model.gate.clear()
+    futures = engine.submit("text", [Text(0)], "bulk")
+    assert model.entered.wait(10)
+    futures += engine.submit("text", [Text(n) for n in range(4)], "bulk")
+    price = costs.price("text")
+    enough = 3.5 * (price.per_item + price.per_unit)
+    assert not engine.hold_back("bulk", 2 * enough)
+    assert not engine.hold_back("normal", 0.0)  # what waits in another lane is nothing to it
+    held: list[bool] = []
+    holding = threading.Thread(target=lambda: held.append(engine.hold_back("bulk", enough)))
+    holding.start()
+    holding.join(0.1)
+    assert holding.is_alive()
+    model.gate.set()
+    holding.join(10)
+    assert held == [True]
+    assert [float(future.result(10)[0]) for future in futures] == [0, 0, 2, 4, 6]
+
+
 def test_close_leaves_no_future_hanging(model: Model) -> None:
     engine = Engine([Numbers(model, "text")], "test")
     held = hold(engine, model)

@@ -245,6 +245,16 @@ def test_only_a_batch_that_cannot_grow_is_full() -> None:
     assert len(batch.tickets) == 10
 
 
+def test_a_backlog_is_the_time_of_what_waits_in_a_lane() -> None:
+    waiting, _ = schedule(Prices(given=Price(fixed=1.0, per_item=0.5, per_unit=0.25)))
+    assert waiting.backlog("bulk") == 0
+    for size, lane, kind in ((2, "bulk", "text"), (9, "bulk", "text"), (4, "bulk", "image"), (1, "normal", "text")):
+        waiting.add(ticket(size, lane, kind))  # type: ignore[arg-type]
+    assert waiting.backlog("bulk") == 2 * (0.5 + 2 * 0.25) + (0.5 + 4 * 0.25)
+    taken(waiting)
+    assert waiting.backlog("normal") == 0
+
+
 def test_expired_items_are_handed_out_as_such() -> None:
     line, expired = schedule()
     late, timely = ticket(deadline=1.0), ticket(deadline=3.0)

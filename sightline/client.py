@@ -22,6 +22,7 @@ from sightline.hybrid import hybrid_hits
 from sightline.ingest import Ingest, tuple_cursor
 from sightline.item import Ingestible, path_of_uri
 from sightline.job import Job
+from sightline.media import MediaStore
 from sightline.plan import IngestPlan, plan_ingest
 from sightline.prune import Pruned, prune
 from sightline.query import check_modalities, check_search, image_bytes_of, naming_the_query
@@ -714,13 +715,20 @@ class Sightline:
         """
         with self.database.transaction() as connection:
             row = connection.execute(
-                "select i.uri, b.bytes from sightline.item i left join sightline.blob b on b.digest = i.blob_digest "
+                "select i.uri, b.bytes, i.blob_digest "
+                "from sightline.item i left join sightline.blob b on b.digest = i.blob_digest "
                 "where i.item_id = %s and i.modality = 'image'",
                 (item_id,),
             ).fetchone()
         if row is None:
             raise UsageError(f"there is no image {item_id}")
-        uri, content = row
+        uri, content, digest = row
+        if content is None and digest is not None and self.settings.media_url:
+            content = MediaStore(self.settings.media_url).get(digest, self.settings.max_bytes)
+        if content is None and digest is not None:
+            raise UsageError(
+                f"the content of image {item_id} lies in the media store (SIGHTLINE_MEDIA_URL), and is not there"
+            )
         if content is None and not uri.startswith("file:///"):
             raise UsageError(f"the content of image {item_id} is not stored here, its source is {uri}")
         return bytes(content) if content is not None else image_bytes_of(path_of_uri(uri), self.settings)

@@ -41,6 +41,8 @@ def _value(annotation: object) -> str:
         return ", ".join(f"`{option}`" for option in options)
     if annotation == list[Path]:
         return "JSON list of folders"
+    if annotation == list[str]:
+        return "JSON list of texts"
     if len(options) == 1:
         return _value(options[0])
     words: dict[object, str] = {SecretStr: "DSN", Path: "folder", int: "whole number", float: "number", str: "text"}

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sightline.item import MAX_EXTERNAL_ID, Found, Item, is_storable, printable
+from sightline.item import MAX_EXTERNAL_ID, RESERVED_ID, Found, Item, is_storable, printable
 from sightline.settings import Settings
+from sightline.sources import MAX_URI, name_of_uri, shown, uri_problem
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def prepare(found: Found, settings: Settings, stored: Stored | None = None, *, r
             prepared.spec["group_key"] = item.group_key
         if item.external_id is not None:
             prepared.spec["external_id"] = item.external_id
+        elif item.uri is not None:
+            prepared.spec["external_id"] = name_of_uri(item.uri)
         text = "".join(_ENCODE(prepared.spec, 0)) if _ENCODE else _JSON.encode(prepared.spec)
         # In ASCII a character that Postgres cannot store is an escape; most items have none that look like it.
         if ("\\u0000" in text or "\\ud" in text) and not is_storable(prepared.spec):
@@ -106,20 +109,34 @@ class _Unfit(Exception):
 def _check_types(item: Item) -> None:
     """Python does not check what an Item was given."""
     if item.external_id is not None:
-        if not isinstance(item.external_id, str) or not item.external_id:
-            raise _Unfit("BadExternalId", f"external_id must be a string and not empty, not {item.external_id!r:.50}")
-        if len(item.external_id.encode("utf-8", "replace")) > MAX_EXTERNAL_ID:
-            raise _Unfit("BadExternalId", f"external_id is longer than {MAX_EXTERNAL_ID:,} bytes")
+        _check_external_id(item.external_id)
     if item.group_key is not None:
         _check_group_key(item.group_key)
     if type(item.metadata) is not dict and not isinstance(item.metadata, Mapping):
         raise _Unfit("BadMetadata", f"metadata must be a mapping, not a {type(item.metadata).__name__}")
-    if item.path is not None and (not isinstance(item.path, (str, os.PathLike)) or not os.fspath(item.path)):
-        raise _Unfit("BadItem", f"path must be a path and not empty, not {item.path!r:.50}")
     if item.data is not None and not isinstance(item.data, (bytes, bytearray, memoryview)):
         raise _Unfit("BadItem", f"data must be bytes, not a {type(item.data).__name__}")
     if item.text is not None and not isinstance(item.text, str):
         raise _Unfit("BadText", f"text must be a string, not a {type(item.text).__name__}")
+    _check_source(item)
+
+
+def _check_source(item: Item) -> None:
+    if item.path is not None and (not isinstance(item.path, (str, os.PathLike)) or not os.fspath(item.path)):
+        raise _Unfit("BadItem", f"path must be a path and not empty, not {item.path!r:.50}")
+    for name in ("uri", "source_tag"):
+        given = getattr(item, name)
+        if given is not None and (not isinstance(given, str) or not given):
+            raise _Unfit("BadItem", f"{name} must be a string and not empty, not {given!r:.50}")
+
+
+def _check_external_id(external_id: object) -> None:
+    if not isinstance(external_id, str) or not external_id:
+        raise _Unfit("BadExternalId", f"external_id must be a string and not empty, not {external_id!r:.50}")
+    if len(external_id.encode("utf-8", "replace")) > MAX_EXTERNAL_ID:
+        raise _Unfit("BadExternalId", f"external_id is longer than {MAX_EXTERNAL_ID:,} bytes")
+    if external_id.startswith(RESERVED_ID):
+        raise _Unfit("BadExternalId", f"external_id must not begin with {RESERVED_ID}, which is reserved")
 
 
 def _check_group_key(group_key: object) -> None:
@@ -141,7 +158,18 @@ def _content(item: Item, settings: Settings, stored: Stored | None, *, read: boo
         return Prepared({"text": item.text})
     if item.data is not None:
         return _upload(bytes(item.data), settings)
+    if item.uri is not None:
+        return _remote(item.uri, item.source_tag)
     return _file(Path(item.path or ""), settings, stored, read=read)
+
+
+def _remote(uri: str, tag: str | None) -> Prepared:
+    """A source that the worker fetches: only its form is checked here."""
+    if (problem := uri_problem(uri)) is not None:
+        raise _Unfit("UnsupportedSource", problem)
+    if len(uri) > MAX_URI:
+        raise _Unfit("UnsupportedSource", f"the uri is longer than {MAX_URI:,} characters")
+    return Prepared({"uri": uri} | ({} if tag is None else {"source_tag": tag}))
 
 
 def _file(path: Path, settings: Settings, stored: Stored | None, *, read: bool) -> Prepared:
@@ -250,6 +278,8 @@ def reject(item: Item, error_class: str, message: str) -> Prepared:
         name = str(item.external_id)
     elif item.path is not None:
         name = printable(Path(item.path)) if isinstance(item.path, os.PathLike) else str(item.path)
+    elif item.uri is not None:
+        name = shown(str(item.uri))
     else:
         given = item.data if item.data is not None else item.text
         content = (

@@ -19,6 +19,8 @@ from sightline.database import Database, LentConnection
 from sightline.errors import JobFailed, RequestRefused, SightlineError, UsageError
 from sightline.item import Found, Ingestible, Item, expand, is_folder, is_storable, walk
 from sightline.job import Job
+from sightline.media import MediaStore
+from sightline.objects import is_object_folder
 from sightline.progress import progress_bar
 from sightline.pulse import Pulse
 from sightline.settings import Settings
@@ -52,6 +54,7 @@ class Ingest:
         self._space = space
         self._request = ("encode", Jsonb({"space": space}), collection, lane)
         self._connection = connection
+        self._media = MediaStore(settings.media_url) if settings.media_url else None
         self._job_id: int | None = None
 
     def run(self, items: Ingestible | Iterable[Ingestible], root: Path | None, *, progress: bool = False) -> Job:
@@ -117,7 +120,13 @@ class Ingest:
 
     def _add(self, cursor: Cursor[TupleRow], batch: list[Prepared]) -> None:
         blobs = {bytes.fromhex(p.spec["digest"]): p.blob for p in batch if p.blob is not None}
-        if blobs:
+        if blobs and self._media is not None:
+            digests = sorted(blobs)
+            for digest in digests:
+                self._media.put(digest, blobs[digest])
+            sizes = [len(blobs[digest]) for digest in digests]
+            cursor.execute("select sightline.register_blobs(%b::bytea[], %s::bigint[])", (digests, sizes))
+        elif blobs:
             missing = cursor.execute("select sightline.missing_blobs(%b::bytea[])", (list(blobs),)).fetchall()
             # Sorted, so that two ingests of the same files cannot wait for each other crosswise.
             contents = [blobs[digest] for (digest,) in sorted(missing)]
@@ -219,10 +228,10 @@ def batches(stream: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T
 
 
 def count_items(items: Ingestible | Iterable[Ingestible]) -> int | None:
-    """How many items a list of paths will yield; None for a stream, which is read only once."""
+    """How many items a list of paths will yield; None for a stream, which is read only once, and folders of objects."""
     if isinstance(items, (str, os.PathLike)):
         items = [items]
-    if not isinstance(items, (list, tuple)):
+    if not isinstance(items, (list, tuple)) or any(is_object_folder(one) for one in items):
         return None
     return sum(
         sum(1 for _ in walk(Path(one))) if isinstance(one, (str, os.PathLike)) and is_folder(Path(one)) else 1

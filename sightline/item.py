@@ -11,14 +11,20 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from sightline.errors import UsageError
+from sightline.objects import is_object_folder, list_objects
+from sightline.sources import scheme_of
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image or a text to ingest: exactly one of `path`, `data` (the bytes of an image file) and `text`.
+    """An image or a text to ingest: exactly one of `path`, `data` (the bytes of an image file), `text` and `uri`.
 
-    `external_id` is unique in its collection: ingesting it again updates the item. It defaults to the path, or to the
-    sha256 of the content. `metadata` must be JSON; items that show one thing may share a `group_key`.
+    A `uri` (https://, s3://, gs:// or abfs://) is fetched by the worker. `source_tag` says which state of it is meant,
+    such as an etag or a date: ingested again with another tag, the item is fetched and encoded anew.
+
+    `external_id` is unique in its collection: ingesting it again updates the item. It defaults to the path, to the uri
+    without its signature, or to the sha256 of the content. `metadata` must be JSON; items that show one thing may share
+    a `group_key`.
     """
 
     path: str | os.PathLike[str] | None = None
@@ -27,18 +33,27 @@ class Item:
     external_id: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     group_key: str | None = None
+    uri: str | None = None
+    source_tag: str | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("path", "data", "text") if getattr(self, name) is not None]
+        given = [name for name in ("path", "data", "text", "uri") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise UsageError(f"an item has exactly one of path, data and text, not {' and '.join(given) or 'none'}")
+            raise UsageError(
+                f"an item has exactly one of path, data, text and uri, not {' and '.join(given) or 'none'}"
+            )
+        if self.source_tag is not None and self.uri is None:
+            raise UsageError("a source_tag belongs to a uri; files have their own")
 
 
 MAX_EXTERNAL_ID = 2000
 """Bytes of an external_id: it is part of a unique index, whose rows Postgres limits. A group_key has as many."""
 
+RESERVED_ID = "sightline:"
+"""How the external_id of an item begins that sightline made itself, such as the text of a caption."""
+
 Ingestible = Item | str | os.PathLike[str] | bytes | Mapping[str, Any]
-"""A path of a file or folder, the bytes of an image file, an Item, or a mapping of Item's fields."""
+"""A path of a file or folder, a URI, the bytes of an image file, an Item, or a mapping of Item's fields."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,8 @@ class Found:
 def expand(items: Ingestible | Iterable[Ingestible], root: Path | None) -> Iterator[Found]:
     """Items one by one; a folder yields each of its files, hidden ones left out, in a stable order.
 
+    So does a folder of an object store, which is a URI that ends with "/"; its listing has the tags of its objects.
+
     External ids of paths are relative to `root`, or to the folder given. A folder may be given by a symbolic link;
     links to folders inside it are not followed: each becomes an item, which is refused by name. So does a folder that
     cannot be read.
@@ -71,6 +88,10 @@ def expand(items: Ingestible | Iterable[Ingestible], root: Path | None) -> Itera
         raise UsageError(f"cannot ingest a {type(items).__name__}: give a path, bytes, Item, mapping, or many of them")
     for given in items:
         item = _as_item(given)
+        if is_object_folder(item.uri):
+            for uri, name, tag in list_objects(str(item.uri)):
+                yield Found(replace(item, uri=uri, external_id=name, source_tag=tag))
+            continue
         if item.external_id is not None or not isinstance(item.path, (str, os.PathLike)) or not os.fspath(item.path):
             yield Found(item)
             continue
@@ -92,6 +113,8 @@ def _as_item(given: Ingestible) -> Item:
         return given
     if isinstance(given, bytes):
         return Item(data=given)
+    if scheme_of(given) not in (None, "file"):
+        return Item(uri=str(given))
     if isinstance(given, (str, os.PathLike)):
         return Item(path=given)
     if isinstance(given, Mapping):

@@ -88,6 +88,8 @@ def plan_ingest(
     plan.indexes = advice.indexes if kinds else []
     if plan.encode > FEW and advice.insert_seconds is not None:
         plan.index_hours, plan.index_advice = advice.insert_seconds / 3600, advice.advice
+    if settings.media_url:
+        plan.gigabytes -= plan.upload_bytes / 1e9  # they do not go into the database
     return plan
 
 

@@ -40,6 +40,35 @@ class Settings(BaseSettings):
         description="Folders that clients and workers share: files under them stay there and travel as file:// "
         "sources. Empty: every file is uploaded.",
     )
+    media_url: str | None = Field(
+        default=None,
+        description="Where uploads go and are read from, such as s3://bucket/media or file:///mnt/media, by clients "
+        "and workers alike; credentials come from the store's own variables. Unset: the table `blob`.",
+    )
+    media_buckets: list[str] = Field(
+        default_factory=list,
+        description="Object stores that workers may read for s3://, gs:// and abfs:// sources, such as "
+        "s3://bucket/photos, with the workers' own credentials. Empty: none.",
+    )
+    allowed_hosts: list[str] = Field(
+        default_factory=list,
+        description="Hosts of your own that http(s) sources may lie on although their addresses are private: names "
+        "(images.internal), names with a port (images.internal:9000), addresses, ranges (10.1.0.0/16).",
+    )
+    max_redirects: int = Field(
+        default=5, ge=0, le=20, description="Redirects that are followed for one http(s) source."
+    )
+    fetch_seconds: float = Field(
+        default=30.0, gt=0, description="Seconds that one http(s) source may take, redirects and all."
+    )
+    fetch_idle_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds that an http(s) source may send nothing, or a connection take to be made.",
+    )
+    fetch_threads: int = Field(
+        default=16, ge=1, le=256, description="http(s), s3, gs and abfs sources that one worker fetches at a time."
+    )
     model: str | None = Field(
         default=None,
         description="Model of the default space: a Hugging Face id or a folder. Unset: the bundled scenes model.",

@@ -56,6 +56,8 @@ class Contents:
         data, item.data = item.data, None
         if data is None and item.uri is not None:
             data = self._ingress.read_uri(item.uri, item.external_id)
+        if data is None and item.blob_digest is not None:
+            data = self._ingress.read_media(item.blob_digest, item.external_id)
         if data is None:
             raise NotFound(f"{item.external_id}: its uploaded content is gone")
         whole: DecodeSize = lambda width, height: (width, height)  # noqa: E731

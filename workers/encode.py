@@ -61,19 +61,21 @@ class EncodeWork:
     """Encodes claimed chunks of one space. Safe in threads: each message runs in its caller's thread.
 
     Args:
-        decoders: fetches, decodes and tokenises.
+        decoders: reads files, decodes and tokenises.
+        fetchers: reads what lies on other machines: it waits, so more of it is done at a time.
         cancellations: what is cancelled while it runs is left out from the next batch on.
     """
 
     def __init__(
         self, pool: Pool, ingress: Ingress, writer: Writer, flights: Flights, decoders: Decoders,
-        cancellations: Cancellations,
+        cancellations: Cancellations, fetchers: Decoders | None = None,
     ) -> None:  # fmt: skip
         self._pool = pool
         self._ingress = ingress
         self._writer = writer
         self._flights = flights
         self._decoders = decoders
+        self._fetchers = fetchers or decoders
         self._cancellations = cancellations
 
     def run(self, served: Served, chunks: Sequence[ClaimedChunk]) -> Counter[str]:
@@ -129,7 +131,9 @@ class EncodeWork:
     ) -> None:  # fmt: skip
         """Bring a part's items to the engine, or to the vector that another item has already."""
         budget = _Budget(PART_BYTES)
-        self._decoders.each(_timed("read", lambda item: self._read(item, budget)), part)
+        read = _timed("read", lambda item: self._read(item, budget))
+        self._decoders.each(read, [item for item in part if not item.is_remote])
+        self._fetchers.each(read, [item for item in part if item.is_remote])
         first: dict[tuple[str, bytes], tuple[Item, Future[Vector]]] = {}
         for item in part:
             if item.error is None and item.actual is not None:
@@ -204,6 +208,12 @@ class EncodeWork:
         for item in items:
             if item.blob_digest is not None:
                 item.data = contents.get(item.blob_digest)
+        self._fetchers.each(
+            self._read_media, [item for item in items if item.blob_digest in contents and item.data is None]
+        )
+
+    def _read_media(self, item: Item) -> None:
+        item.data = self._ingress.read_media(item.blob_digest or b"", item.external_id)
 
     def _prepare(self, served: Served, item: Item) -> Any:
         """What the engine takes: uint8 (S, S, 3), or a prepared text."""
@@ -212,6 +222,8 @@ class EncodeWork:
             item.truncated = prepared.truncated
             item.note = "; ".join(cut_note(prepared, served.encoder.context_length)) or None
             return prepared
+        if item.error is not None:  # reading its upload failed
+            raise item.error
         data, item.data = item.data, None
         if data is None and item.uri is not None:
             data = self._ingress.read_uri(item.uri, item.external_id)

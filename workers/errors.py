@@ -18,19 +18,31 @@ class ItemError(Exception):
 
 
 class UnsupportedSource(ItemError):
-    """A URI of another scheme than file, or one that cannot be a path."""
+    """A URI of a scheme that is not read, or one that cannot be a path or a link."""
 
 
 class OutsideMediaRoots(ItemError):
-    """A file that lies, once links are followed, under none of the media roots."""
+    """A file that lies, once links are followed, under none of the media roots, or an object in none of the buckets."""
+
+
+class ForbiddenAddress(ItemError):
+    """A link to a host whose addresses are private, and that is not among the allowed ones."""
 
 
 class NotFound(ItemError):
-    """There is no such file."""
+    """There is no such file, object, page or host."""
+
+
+class LinkExpired(ItemError):
+    """A signed link whose time is over."""
 
 
 class PermissionDenied(ItemError):
-    """The worker's user may not read the file."""
+    """The worker may not read the file, object or link."""
+
+
+class SourceRefused(ItemError):
+    """A link that gives no content: an answer in the 400s, a redirect too many, a bad certificate, packed content."""
 
 
 class NotARegularFile(ItemError):

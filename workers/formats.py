@@ -15,7 +15,9 @@ _REFUSED = (
     (b"Rar!", "a RAR archive"), (b"8BPS", "a Photoshop document"), (b"\x00\x00\x01\x00", "an icon (ICO)"),
     (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"), (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
     (b"\x00\x00\x00\x0cJXL ", "a JPEG XL image"), (b"\xff\x0a", "a JPEG XL image"), (b"qoif", "a QOI image"),
-    (b"\x1aE\xdf\xa3", "a Matroska or WebM video"), (b"OggS", "an Ogg file"), (b"ID3", "an MP3 file"),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM video"), (b"FLV\x01", "a Flash video"),
+    (b"\x00\x00\x01\xba", "an MPEG video"), (b"\x00\x00\x01\xb3", "an MPEG video"),
+    (b"\x30\x26\xb2\x75", "a Windows Media video"), (b"OggS", "an Ogg file"), (b"ID3", "an MP3 file"),
     (b"fLaC", "a FLAC file"), (b"\x7fELF", "a program"), (b"MZ", "a program"), (b"SIMPLE  =", "a FITS image"),
     (b"P1\n", "a PBM image"), (b"P4\n", "a PBM image"), (b"P5\n", "a PGM image"), (b"P6\n", "a PPM image"),
 )  # fmt: skip

@@ -12,7 +12,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sightline.content import kind_of
+from sightline.errors import ConfigurationError, ServiceMissing
 from sightline.item import path_of_uri
+from sightline.media import MediaStore
+from sightline.settings import Settings
+from sightline.sources import OBJECTS, WEB, scheme_of
 from workers.errors import (
     NotARegularFile,
     NotFound,
@@ -24,7 +28,9 @@ from workers.errors import (
     UnsupportedSource,
 )
 from workers.images import Decoded, DecodeSize, decode_image, limit_pixels
+from workers.objects import Objects
 from workers.room import Room
+from workers.web import Web, WebLimits
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
 """A pipe does not block the open, and the last part of a resolved path cannot have become a link meanwhile."""
@@ -38,23 +44,79 @@ class Ingress:
         max_bytes: of an encoded image.
         max_pixels: of a decoded image.
         max_text_chars: of a text.
+        web: fetches http(s) sources; None refuses them.
+        buckets: object stores that may be read, see `workers.objects.Objects`.
+        media: where uploads lie that are not in the database.
     """
 
-    def __init__(self, media_roots: Sequence[Path], max_bytes: int, max_pixels: int, max_text_chars: int) -> None:
+    def __init__(
+        self, media_roots: Sequence[Path], max_bytes: int, max_pixels: int, max_text_chars: int,
+        *, web: Web | None = None, buckets: Sequence[str] = (), media: MediaStore | None = None,
+    ) -> None:  # fmt: skip
         self._roots = [Path(os.path.realpath(root)) for root in media_roots]
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._max_text_chars = max_text_chars
         self._room = Room(max_pixels)
+        self._web = web
+        self._objects = Objects(buckets, max_bytes)
+        self._media = media
         limit_pixels(max_pixels)
 
-    def read_uri(self, uri: str, name: str) -> bytes:
-        """The bytes of a `file:///` source.
+    @classmethod
+    def of(cls, settings: Settings) -> Ingress:
+        """The ingress of a worker.
 
         Raises:
-            ItemError: UnsupportedSource, OutsideMediaRoots, NotFound, NotARegularFile, PermissionDenied, TooManyBytes,
-                or SourceUnavailable, which is worth another try.
+            ConfigurationError: a setting cannot be used; the message names it.
         """
+        limits = WebLimits(settings.fetch_seconds, settings.fetch_idle_seconds, settings.max_redirects)
+        try:
+            web = Web(settings.max_bytes, limits, settings.allowed_hosts)
+        except ValueError as error:
+            raise ConfigurationError(f"SIGHTLINE_ALLOWED_HOSTS: {error}") from error
+        media = MediaStore(settings.media_url) if settings.media_url else None
+        return cls(
+            settings.media_roots, settings.max_bytes, settings.max_pixels, settings.max_text_chars,
+            web=web, buckets=settings.media_buckets, media=media,
+        )  # fmt: skip
+
+    def read_uri(self, uri: str, name: str) -> bytes:
+        """The bytes of a source.
+
+        Raises:
+            ItemError: UnsupportedSource, OutsideMediaRoots, ForbiddenAddress, NotFound, LinkExpired, NotARegularFile,
+                PermissionDenied, SourceRefused, TooManyBytes, or SourceUnavailable, which is worth another try.
+        """
+        scheme = scheme_of(uri)
+        if scheme in WEB and self._web is not None:
+            return self.check_bytes(self._web.fetch(uri, name), name)
+        if scheme in OBJECTS:
+            return self._objects.read(uri, name)
+        return self._read_file(uri, name)
+
+    def read_media(self, digest: bytes, name: str) -> bytes:
+        """The bytes of an upload that lies in the media store.
+
+        Raises:
+            ItemError: NotFound, or SourceUnavailable, which is worth another try.
+        """
+        if self._media is None:
+            raise SourceUnavailable(
+                f"{name}: its content lies in a media store, and SIGHTLINE_MEDIA_URL is not set where the worker runs"
+            )
+        try:
+            data = self._media.get(digest, self._max_bytes)
+        except ServiceMissing as error:
+            raise SourceUnavailable(f"{name}: {error}") from error
+        if data is None:
+            raise NotFound(
+                f"{name}: the media store {self._media.url} has no content of sha256 {digest.hex()} of at most "
+                f"{self._max_bytes:,} bytes (SIGHTLINE_MAX_BYTES); ingest it again"
+            )
+        return data
+
+    def _read_file(self, uri: str, name: str) -> bytes:
         path = self._path(uri, name)
         try:
             handle = os.open(path, _OPEN)
@@ -106,13 +168,13 @@ class Ingress:
         """The resolved path of a URI, if it lies under a media root."""
         parts = urlsplit(uri)
         if parts.scheme in ("http", "https"):
-            raise UnsupportedSource(f"{name}: {parts.scheme} sources are not served by this version; send the bytes")
+            raise UnsupportedSource(f"{name}: {parts.scheme} sources are not fetched here; send the bytes")
         if parts.scheme == "vector":
             raise UnsupportedSource(
                 f"{name}: only its vector was imported; ingest its file under this external_id to encode it"
             )
         if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
-            raise UnsupportedSource(f"{name}: the source {uri!r} is not of the form file:///path")
+            raise UnsupportedSource(f"{name}: the source {uri!r} is neither a link nor of the form file:///path")
         path = path_of_uri(uri)
         if "\0" in path:
             raise UnsupportedSource(f"{name}: the source {uri!r} holds a zero byte")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from models.errors import InvalidInput as ModelInvalidInput
 from models.errors import NonFiniteVectors
 from models.protocols import Prepared
+from sightline.sources import OBJECTS, WEB, scheme_of
 from workers.database import Pool
 from workers.encoding import Kind
 from workers.errors import (
@@ -53,6 +54,11 @@ class Item:
     vector: Future[Vector] | None = None
     truncated: bool = False
     note: str | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies on another machine: a link, or an object of a store."""
+        return scheme_of(self.uri) in (*WEB, *OBJECTS)
 
 
 def load_items(pool: Pool, served: Served, item_ids: Sequence[int]) -> list[Item]:

@@ -36,7 +36,7 @@ select i.item_id, i.generation, i.modality, i.external_id, i.uri, i.text, i.dige
        e.encoded is not null as encoded
 from sightline.item i
 left join lateral (
-  select octet_length(b.bytes) as blob_bytes from sightline.blob b where b.digest = i.blob_digest limit 1
+  select coalesce(octet_length(b.bytes), b.size) as blob_bytes from sightline.blob b where b.digest = i.blob_digest limit 1
 ) b on true
 left join lateral (
   select true as encoded from sightline.embedding e

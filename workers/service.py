@@ -85,16 +85,18 @@ class Service:
         self.worker_id = uuid.uuid4()
         self._broker = Broker(redis_url, settings.key_prefix)
         self._pool = open_pool(database_url, settings.chunk_slots + settings.call_slots + WAITERS + 5)
-        ingress = Ingress(settings.media_roots, settings.max_bytes, settings.max_pixels, settings.max_text_chars)
+        ingress = Ingress.of(settings)
         ledger = Ledger(self._pool, self.worker_id)
         decoders = Decoders(min(MAX_DECODERS, os.cpu_count() or 1), settings.item_seconds)
+        fetchers = Decoders(settings.fetch_threads, settings.item_seconds)
         self._ledger = ledger
         self._decoders = decoders
+        self._fetchers = fetchers
         self._give_up = threading.Event()
         self._spaces = Spaces(self._pool, queues, settings.device)
         self._cancellations = cancellations = Cancellations()
         writer = Writer(self._pool, ledger, self._give_up)
-        work = EncodeWork(self._pool, ingress, writer, Flights("job"), decoders, cancellations)
+        work = EncodeWork(self._pool, ingress, writer, Flights("job"), decoders, cancellations, fetchers)
         self._caption_tools = CaptionTools(settings)
         captions = CaptionWork(
             self._pool, ledger, writer, Subjects(self._pool, ingress, decoders), self._caption_tools, cancellations
@@ -213,6 +215,7 @@ class Service:
         self._spaces.close()
         self._scorers.close()
         self._decoders.close()
+        self._fetchers.close()
         self._app.close()
         self._pool.close(1.0)
         self._broker.close()
@@ -295,10 +298,11 @@ class Service:
     def _look_after(self) -> None:
         busy = (self._spaces.busy_seconds, self._scorers.busy_seconds, self._caption_tools.busy_seconds)
         busy_seconds = max(busy)
-        if busy_seconds > STUCK_SECONDS or self._decoders.hung >= MAX_HUNG:
+        hung = self._decoders.hung + self._fetchers.hung
+        if busy_seconds > STUCK_SECONDS or hung >= MAX_HUNG:
             # Neither a forward nor a read can be interrupted, and a worker behind them would hold its chunks for ever.
             log.critical("worker_exits_stuck", forward_seconds=round(busy_seconds),
-                         hung_reads=self._decoders.hung)  # fmt: skip
+                         hung_reads=hung)  # fmt: skip
             threading.Timer(EXIT_GRACE, os._exit, [BROKEN_EXIT_CODE]).start()
             self._runner.release_all()
             os._exit(BROKEN_EXIT_CODE)

@@ -130,6 +130,8 @@ class Subjects:
         data, item.data = item.data, None
         if data is None and item.uri is not None:
             data = self._ingress.read_uri(item.uri, item.external_id)
+        if data is None and item.blob_digest is not None:
+            data = self._ingress.read_media(item.blob_digest, item.external_id)
         if data is None:
             raise SourceUnavailable(f"{item.external_id}: its uploaded content is gone")
         item.actual = item.blob_digest or digest_of(data)

@@ -19,6 +19,7 @@ from sightline.job import Job, JobProgress
 from sightline.plan import FEW, IngestPlan
 from sightline.prune import Pruned
 from sightline.settings import Settings
+from sightline.sources import scheme_of, shown, uri_problem
 from sightline.space import bulk_advice
 
 _DONE = {"encode": "encoded", "caption": "captioned", "rerank": "reranked", "context": "done"}
@@ -30,11 +31,14 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(
-    paths: Annotated[list[Path] | None, typer.Argument(help="Image files or folders.")] = None,
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Image files or folders, links (https://...), objects or folders (s3://bucket/photos/)."),
+    ] = None,
     jsonl: Annotated[
         Path | None,
         typer.Option(
-            help="Items as JSON lines ('-': stdin), each with path or text, and external_id, metadata, group_key."
+            help="Items as JSON lines ('-': stdin), each with path, uri or text, and external_id, metadata, group_key."
         ),
     ] = None,
     collection: Annotated[str, typer.Option(help="Made when it does not exist.")] = "default",
@@ -62,34 +66,47 @@ def ingest(
         raise UsageError("give paths of files or folders, or --jsonl")
     if jsonl is not None and jsonl != Path("-") and not jsonl.is_file():
         raise UsageError(f"there is no file {jsonl}")
-    for path in paths or []:
-        if not path.exists():
-            raise UsageError(f"there is no file or folder {path}")
-    items: Iterable[Ingestible] = paths or read_jsonl(jsonl or Path("-"))
-    folders = [path for path in paths or [] if path.is_dir()] if prune or prune_all else []
+    sources = [_source(path) for path in paths or []]
+    items: Iterable[Ingestible] = sources or read_jsonl(jsonl or Path("-"))
+    local = [source for source in sources if isinstance(source, Path)]
+    folders = [path for path in local if path.is_dir()] if prune or prune_all else []
     if (prune or prune_all) and not folders:
         raise UsageError("--prune is for folders: it deletes the items of files that are no longer there")
-    shown = not as_json
+    visible = not as_json
     with Sightline(settings=settings) as client:
         if dry_run:
-            plan = client.plan_ingest(items, collection=collection, space=space, root=root, progress=shown)
+            plan = client.plan_ingest(items, collection=collection, space=space, root=root, progress=visible)
             gone = client.prune(
-                folders, collection=collection, root=root, everything=prune_all, dry_run=True, progress=shown
+                folders, collection=collection, root=root, everything=prune_all, dry_run=True, progress=visible
             )
             print_plan(plan, gone, as_json=as_json)
             return
-        job = client.ingest(items, collection=collection, space=space, root=root, progress=shown)
-        advise(client, space, job, shown=shown)
-        ended = job.wait(progress=shown) if wait else job.progress()
+        job = client.ingest(items, collection=collection, space=space, root=root, progress=visible)
+        advise(client, space, job, shown=visible)
+        ended = job.wait(progress=visible) if wait else job.progress()
         pruned: list[Pruned] = []
         refusal: PolicyRefused | None = None
         try:
-            pruned = client.prune(folders, collection=collection, root=root, everything=prune_all, progress=shown)
+            pruned = client.prune(folders, collection=collection, root=root, everything=prune_all, progress=visible)
         except PolicyRefused as error:
             refusal = error
         report(job, ended, pruned, as_json=as_json, exit_on_failure=refusal is None)
         if refusal is not None:
             raise refusal
+
+
+def _source(given: str) -> Path | str:
+    """An argument as a path that is there, or as a URI. Raises UsageError."""
+    scheme = scheme_of(given)
+    if scheme == "file":
+        raise UsageError(f"{given}: give a file as a path")
+    if scheme is not None:
+        if (problem := uri_problem(given)) is not None:
+            raise UsageError(f"{shown(given)}: {problem}")
+        return given
+    if not Path(given).exists():
+        raise UsageError(f"there is no file or folder {given}")
+    return Path(given)
 
 
 def print_plan(plan: IngestPlan, gone: Sequence[Pruned], *, as_json: bool) -> None:

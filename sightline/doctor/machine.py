@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sightline.doctor.check import Check, fail, ok, size, warn
+from sightline.errors import SightlineError
+from sightline.media import MediaStore
 from sightline.settings import Settings
 
 FREE_WARN = 5 * 2**30
@@ -55,6 +58,24 @@ def check_media_roots(settings: Settings) -> list[Check]:
         else:
             found.append(ok(name, f"readable; {size(free)} free"))
     return found or [ok("media roots", "none: every file is uploaded")]
+
+
+def check_media_store(settings: Settings) -> list[Check]:
+    """Whether content can be stored in the media store and read back; each client and worker needs the same."""
+    if settings.media_url is None:
+        return []
+    probe = b"sightline doctor was here"
+    digest = hashlib.sha256(probe).digest()
+    try:
+        store = MediaStore(settings.media_url)
+        store.put(digest, probe)
+        intact = store.get(digest, len(probe)) == probe
+        store.delete(digest)
+    except SightlineError as error:
+        return [fail("media store", str(error), "correct SIGHTLINE_MEDIA_URL or the store's credentials")]
+    if not intact:
+        return [fail("media store", f"{settings.media_url} gave back other content", "use another store")]
+    return [ok("media store", f"{settings.media_url} takes content and gives it back")]
 
 
 def check_models(models: Sequence[tuple[str, str | None]], settings: Settings) -> list[Check]:

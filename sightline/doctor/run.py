@@ -30,6 +30,7 @@ def examine(settings: Settings) -> Iterator[Check]:
         yield from _with_servers(database_url, redis_url, models)
     yield from _guarded("disk", lambda: machine.check_disks(settings))
     yield from _guarded("media roots", lambda: machine.check_media_roots(settings))
+    yield from _guarded("media store", lambda: machine.check_media_store(settings))
     yield from _guarded("models", lambda: machine.check_models(models, settings))  # takes longest: torch is loaded
 
 

@@ -124,7 +124,7 @@ def test_a_producer_submits_sees_its_own_jobs_and_does_nothing_else(login: Login
     assert {name for (name,) in executable} == {
         "submit", "my_jobs", "my_failures", "progress_of", "failures_of", "notes_of", "unserved_queues_of", "own_job",
         "resolve_space", "open_job", "feed", "end_feed", "keep_open", "stored_sources", "missing_blobs", "add_blobs",
-        "select_best", "store_calibration", "bulk_advice", "followers_of",
+        "register_blobs", "select_best", "store_calibration", "bulk_advice", "followers_of",
     }  # fmt: skip
 
 

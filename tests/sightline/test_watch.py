@@ -153,7 +153,7 @@ def test_only_items_of_the_watch_are_deleted(product: psycopg.Connection) -> Non
 def test_a_bad_row_fails_alone_and_by_name(connection: psycopg.Connection, tmp_path: Path) -> None:
     connection.execute("create table photo (code text primary key, file text)")
     connection.execute(
-        "insert into photo values ('a', %s), ('b', 'http://x/y.png'), ('', 'file:///z.png'), (%s, 'file:///z.png')",
+        "insert into photo values ('a', %s), ('b', 'ftp://x/y.png'), ('', 'file:///z.png'), (%s, 'file:///z.png')",
         (f"file://{tmp_path}/a.png", "n" * 3000),
     )
     connection.execute("select sightline.watch('photo', 'code', 'file', 'photos', modality => 'image')")
@@ -167,8 +167,8 @@ def test_a_bad_row_fails_alone_and_by_name(connection: psycopg.Connection, tmp_p
         ("b", "InvalidInput"),
         ("n" * 7, "InvalidInput"),
     ]
-    assert failed[1][2].startswith("http(s) sources are not served")
-    connection.execute("update photo set file = 'http://elsewhere/a.png' where code = 'a'")
+    assert failed[1][2].startswith("a uri must begin with")
+    connection.execute("update photo set file = 'ftp://elsewhere/a.png' where code = 'a'")
     drain(connection)
     assert items(connection, "photos") == []  # what the row no longer says is not found
     assert connection.execute("select sightline.unwatch('photos')").fetchone() == (0,)

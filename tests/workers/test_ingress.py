@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import tempfile
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from sightline.content import prepare
+from sightline.errors import ConfigurationError
 from sightline.item import Found, Item
+from sightline.media import MediaStore
 from sightline.settings import Settings
 from tests.workers.conftest import png
 from workers.errors import (
@@ -138,18 +141,36 @@ def test_a_file_of_another_user_is_denied() -> None:
 @pytest.mark.parametrize(
     "uri",
     [
-        "http://example.com/a.png",
+        "http://example.com/a.png",  # no fetcher was given
         "https://example.com/a.png",
         "ftp://x/a",
         "file://host/a.png",
         "a.png",
         "",
-        "s3://b/k",
     ],
 )
 def test_other_sources_are_refused_by_name(ingress: Ingress, uri: str) -> None:
     with pytest.raises(UnsupportedSource, match=uri.split("/", maxsplit=1)[0].rstrip(":") or "''"):
         ingress.read_uri(uri, "a")
+
+
+def test_settings_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"^SIGHTLINE_ALLOWED_HOSTS: 'http://images' is no host"):
+        Ingress.of(Settings(allowed_hosts=["http://images"]))
+    with pytest.raises(ConfigurationError, match=r"^SIGHTLINE_MEDIA_URL: 'media' is no URL"):
+        Ingress.of(Settings(media_url="media"))
+
+
+def test_an_upload_in_a_media_store_needs_one_and_the_content_in_it(tmp_path: Path) -> None:
+    settings = Settings(media_url=f"file://{tmp_path}/media", max_bytes=10)
+    content = b"content"
+    digest = hashlib.sha256(content).digest()
+    with pytest.raises(SourceUnavailable, match="SIGHTLINE_MEDIA_URL is not set where the worker runs"):
+        Ingress.of(Settings()).read_media(digest, "a")
+    with pytest.raises(NotFound, match=r"has no content of sha256 .*ingest it again"):
+        Ingress.of(settings).read_media(digest, "a")
+    MediaStore(settings.media_url or "").put(digest, content)
+    assert Ingress.of(settings).read_media(digest, "a") == content
 
 
 def test_paths_that_cannot_be_are_refused(ingress: Ingress, root: Path) -> None:

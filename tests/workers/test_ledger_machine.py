@@ -170,7 +170,7 @@ class LedgerMachine(RuleBasedStateMachine):
         lacking = {
             row[0]
             for row in self.all(
-                "select item_id from sightline.missing('current') where reason in ('failed', 'stale', 'never submitted') "
+                "select item_id from sightline.missing('current') where reason in ('failed', 'gone', 'stale', 'never submitted') "
                 "and (%s::text is null or collection = %s)", collection, collection,
             )
         }  # fmt: skip

@@ -14,7 +14,14 @@ import redis
 
 from sightline import __version__
 from sightline.doctor.clocks import check_clocks, judge
-from sightline.doctor.machine import check_cache, check_device, check_disk, check_media_roots, check_models
+from sightline.doctor.machine import (
+    check_cache,
+    check_device,
+    check_disk,
+    check_media_roots,
+    check_media_store,
+    check_models,
+)
 from sightline.doctor.redis_server import check_info, connect
 from sightline.doctor.workers import check_workers
 from sightline.settings import Settings
@@ -113,6 +120,15 @@ def test_workers_their_refusals_and_queues_without_any_are_found(own_database: s
     assert (found["space a"].state, found["space b"].state) == ("warn", "fail")  # a is served by another
     assert "refused by two: no such file" in found["space b"].found
     assert found["collection c"].advice == "sightline resume --collection c"
+
+
+def test_a_media_store_that_takes_no_content_is_found(tmp_path: Path) -> None:
+    assert check_media_store(Settings()) == []
+    assert check_media_store(Settings(media_url=f"file://{tmp_path}/media"))[0].state == "ok"
+    assert list((tmp_path / "media").rglob("*/*")) == []  # what it stored to see is gone again
+    (tmp_path / "file").write_text("in the way")
+    assert check_media_store(Settings(media_url=f"file://{tmp_path}/file"))[0].state == "fail"
+    assert "sightline[abfs]" in check_media_store(Settings(media_url="abfs://box@account/media"))[0].found
 
 
 def test_media_roots_that_cannot_be_read_are_found(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def built(folder: Path, rows: int, say: Callable[[str], None]) -> Iterator[Embed
     with EmbeddedStack(folder / "home") as stack:
         if not done.exists():
             done.write_text(json.dumps(_build(stack.database_url, rows, say)))
+        migrate(stack.database_url)  # it may have been built by an older version
         say(f"built in {json.loads(done.read_text())}")
         yield stack
 
@@ -89,6 +90,10 @@ def measure(stack: EmbeddedStack, folder: Path, rows: int, queries: int, say: Ca
             for passing, condition in FILTERS.items():
                 found.append(_case(kind, passing, "nearest", asked, truth[passing], _nearest(connection, condition)))
                 say(str(found[-1]))
+            found.append(
+                _case(kind, "", f"nearest, ef {EFS[-1]}", asked, truth[""], _nearest(connection, None, EFS[-1]))
+            )
+            say(str(found[-1]))
     return found
 
 
@@ -194,8 +199,10 @@ def _view(connection: psycopg.Connection[Any], ef: int) -> Callable[[HalfVector]
 
 
 def _nearest(
-    connection: psycopg.Connection[Any], condition: tuple[str, int] | None
+    connection: psycopg.Connection[Any], condition: tuple[str, int] | None, ef: int | None = None
 ) -> Callable[[HalfVector], list[int]]:
+    """The function, with its own ef_search or that of whoever calls it."""
+    connection.execute("reset hnsw.ef_search" if ef is None else f"set hnsw.ef_search = {ef}")
     where = None if condition is None else Jsonb({condition[0]: PASSES})
 
     def search(query: HalfVector) -> list[int]:

@@ -23,7 +23,8 @@ def open_store(uri: str) -> tuple[Any, str]:
     """
     from fsspec.core import url_to_fs
 
-    store, path = url_to_fs(uri)
+    # A cached listing would hide what others store meanwhile.
+    store, path = url_to_fs(uri, use_listings_cache=False)
     return store, str(path)
 
 

@@ -116,3 +116,50 @@ def test_an_end_token_outside_the_table_is_refused(blip: Path, tmp_path: Path) -
     (copied / "config.json").write_text(json.dumps(config))
     with pytest.raises(BrokenCheckpoint, match="sep_token_id"):
         load_captioner(str(copied))
+
+
+def test_drawn_captions_are_those_of_their_seeds(captioner: BlipCaptioner, prepared: list[np.ndarray]) -> None:
+    decoding = Decoding(temperature=1.0, seed=5, max_tokens=12)
+    drawn = captioner.draw(prepared, 3, None, decoding)
+    for n in range(3):
+        alone = captioner.caption(prepared, None, Decoding(temperature=1.0, seed=5 + n, max_tokens=12))
+        assert [each[n].text for each in drawn] == [one.text for one in alone]
+
+
+def test_the_likelihood_of_a_caption_is_its_score(captioner: BlipCaptioner, prepared: list[np.ndarray]) -> None:
+    captions = [c for c in zip(prepared, captioner.caption(prepared), strict=True) if not c[1].truncated]
+    scores = captioner.likelihood([image for image, _ in captions], [caption.text for _, caption in captions])
+    assert scores == pytest.approx([caption.score for _, caption in captions], abs=1e-3)
+
+
+def test_guidance_of_one_is_plain_and_more_needs_one_beam(captioner: BlipCaptioner, prepared: list[np.ndarray]) -> None:
+    assert captioner.caption(prepared, None, Decoding(guidance=1.0)) == captioner.caption(prepared)
+    both = captioner.caption(prepared, None, Decoding(guidance=4.0, max_tokens=12))
+    alone = [captioner.caption([image], None, Decoding(guidance=4.0, max_tokens=12))[0] for image in prepared]
+    assert [one.text for one in both] == [one.text for one in alone]
+    for wrong in ({"guidance": 0.5}, {"guidance": float("nan")}, {"guidance": 2.0, "beams": 2}):
+        with pytest.raises(ValueError, match="guidance"):
+            Decoding(**wrong)  # type: ignore[arg-type]
+
+
+def test_guided_words_are_chosen_as_the_paper_says(
+    blip: Path, captioner: BlipCaptioner, prepared: list[np.ndarray], pictures: list[np.ndarray]
+) -> None:
+    network = BlipForConditionalGeneration.from_pretrained(blip, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(blip)
+    pixels = BlipImageProcessorPil.from_pretrained(blip)(
+        images=[Image.fromarray(picture) for picture in pictures], return_tensors="pt"
+    )["pixel_values"]
+    with torch.inference_mode():
+        images = network.vision_model(pixels).last_hidden_state
+        start = torch.full((len(pictures), 1), network.config.text_config.bos_token_id)
+        own, none = (
+            network.text_decoder(input_ids=start, encoder_hidden_states=each).logits[:, -1].log_softmax(-1)
+            for each in (images, torch.zeros_like(images))
+        )
+    chosen = (none + 3.0 * (own - none)).argmax(-1)
+    found = captioner.caption(prepared, None, Decoding(guidance=3.0, max_tokens=1))
+    assert [one.text for one in found] == [
+        tokenizer.decode([token], skip_special_tokens=True).strip() for token in chosen
+    ]
+    assert [one.score for one in found] == pytest.approx(own.gather(-1, chosen[:, None])[:, 0].tolist(), abs=1e-3)

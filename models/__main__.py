@@ -99,6 +99,36 @@ def eval_scenes(
     typer.echo(json.dumps(found.to_json()))
 
 
+@app.command()
+def eval_captions(
+    arms: Annotated[str, typer.Option(help="Recipes to compare, as JSON; `sightline eval captions` writes it.")],
+    seed: Annotated[int, typer.Option(help="The first seed: each has scenes of its own.")] = 0,
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+    count: Annotated[int, typer.Option(help="How many scenes of each.")] = 300,
+    split: Annotated[str, typer.Option(help="test, or validation while parameters are chosen.")] = "test",
+) -> None:
+    """Measure captions of held-out scenes, recipe by recipe. Prints JSON lines: progress, and last the table."""
+    import transformers
+
+    from models.scenes.card import WeightsRefused
+    from models.scenes.evaluate_captions import Arm, evaluate_captions
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+
+        def tell(what: str, share: float) -> None:
+            typer.echo(json.dumps({"doing": what, "share": share}))
+
+        given = [Arm(**one) for one in json.loads(arms)]
+        found = evaluate_captions(given, seeds=range(seed, seed + seeds), count=count, split=split, tell=tell)
+    except ModelError as error:
+        raise _failed(error) from error
+    except (WeightsRefused, ValueError) as error:
+        typer.echo(f"models: {error}", err=True)
+        raise typer.Exit(_CONFIGURATION) from error
+    typer.echo(json.dumps(found))
+
+
 def _failed(error: ModelError) -> typer.Exit:
     typer.echo(f"models: {error}", err=True)
     return typer.Exit(_POLICY if isinstance(error, UnsafeCheckpoint) else _CONFIGURATION)

@@ -72,6 +72,31 @@ def evaluate_scenes(
     return _ask(["eval-scenes", "--seed", str(seed), "--count", str(count)], _telling(on_progress))
 
 
+def evaluate_captions(
+    seed: int = 0, seeds: int = 3, count: int = 300, on_progress: Callable[[str, float], None] | None = None
+) -> dict[str, Any]:
+    """Measure what recipes write of rendered scenes that nobody trained on, see `models.scenes.evaluate_captions`.
+
+    Args:
+        seed: the first; 0 to 999, each has scenes of its own.
+        seeds: how many.
+        count: scenes of each.
+        on_progress: called with what is being done and the share of it that is done.
+
+    Returns:
+        where (which scenes), rows (by arm: figures, differs from plain, gain, failed), absent (arms that cannot be run
+        here, and why) and missed (what should not be).
+
+    Raises:
+        ServiceMissing, PolicyRefused: as `read_passport`.
+    """
+    from sightline.caption_arms import caption_arms
+
+    arms = json.dumps(caption_arms())
+    asked = ["--seed", str(seed), "--seeds", str(seeds), "--count", str(count)]
+    return _ask(["eval-captions", "--arms", arms, *asked], _telling(on_progress))
+
+
 def _telling(on_progress: Callable[[str, float], None] | None) -> Callable[[dict[str, Any]], None]:
     """Passes the lines of progress on."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sightline.cli.output import JsonOption, err, out, print_json, print_table
-from sightline.model import evaluate_scenes
+from sightline.model import evaluate_captions, evaluate_scenes
 
 commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure what models are worth.")
 
@@ -53,6 +53,78 @@ def scenes(
             out.print(f"missed: {name}")
     if check and found["missed"]:
         raise typer.Exit(1)
+
+
+@commands.command()
+def captions(
+    seed: Annotated[int, typer.Option(min=0, max=999, help="The first seed: each has scenes of its own.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=20, help="How many seeds.")] = 3,
+    count: Annotated[int, typer.Option(min=20, max=10_000, help="How many scenes of each seed.")] = 300,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 if a control wins or reading finds no word.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what each caption recipe is worth on held-out scenes, beside the plain captioner.
+
+    By exact parse against the truth, and by a second dual encoder that rewards no recipe.
+
+    Example: sightline eval captions --seeds 1 --count 20
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as bar:
+        task = bar.add_task("loading", total=1.0)
+        found = evaluate_captions(
+            seed, seeds, count, lambda what, share: bar.update(task, description=what, completed=share)
+        )
+    if as_json:
+        print_json(found)
+    else:
+        out.print(found["where"])
+        rows = [caption_row(name, one) for name, one in found["rows"].items() if "named" in one["figures"]]
+        print_table(("captions", *CAPTION_FIGURES.values(), "against plain"), rows, empty="nothing was measured")
+        for name, one in found["rows"].items():
+            for what, value in one["figures"].items():
+                if what not in CAPTION_FIGURES:
+                    out.print(f"{name}: {what.replace('_', ' ')}: {_figure(value)}", soft_wrap=True)
+            if one["failed"]:
+                out.print(f"{name}: {one['failed']} images failed")
+        for name, why in found["absent"].items():
+            out.print(f"not measured here: {name}: {why}", soft_wrap=True)
+        for name in found["missed"]:
+            out.print(f"missed: {name}")
+    if check and found["missed"]:
+        raise typer.Exit(1)
+
+
+CAPTION_FIGURES = {
+    "named": "true attributes named", "false": "false in a caption", "false_share": "share false",
+    "found": "found by full caption", "tells_apart": "caption finds image", "words": "words",
+}  # fmt: skip
+
+
+def caption_row(name: str, one: dict[str, Any]) -> tuple[str, ...]:
+    """One line of the table: figures with their intervals, and whether the captions gain on plain ones."""
+    figures = one["figures"]
+    if one["gain"] is None:
+        return (name, *(_figure(figures[what]) for what in CAPTION_FIGURES), "the baseline")
+    named, found, false = (one["differs"][what] for what in ("named", "found", "false_share"))
+    if one["gain"]:
+        verdict = "gain"
+    elif named["low"] > 0 and found["low"] > 0:
+        verdict = "mixed: more is named and found, and more of it is false"
+    else:
+        lacks = [
+            ("names no more", named["low"] <= 0),
+            ("found no oftener", found["low"] <= 0),
+            ("more is false", false["low"] > 0),
+        ]
+        verdict = "no gain: " + ", ".join(why for why, is_so in lacks if is_so)
+    return (name, *(_figure(figures[what]) for what in CAPTION_FIGURES), verdict)
+
+
+def _figure(one: dict[str, float]) -> str:
+    return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
 
 
 def _target(one: dict[str, float | None]) -> str | None:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsFloat
 
+import structlog
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:  # they need numpy, which a search does not
     from sightline.transfer.exporter import ExportReport
     from sightline.transfer.importer import ImportReport
     from sightline.transfer.pairs import PairsReport
+
+log = structlog.get_logger(__name__)
 
 Lane = Literal["interactive", "normal", "bulk"]
 
@@ -523,11 +526,25 @@ class Sightline:
         Raises:
             RequestRefused: neither a collection nor item ids are given, or there is no such collection.
         """
-        return delete_items(self.database, collection, external_ids, item_ids, older_than, on_progress=on_progress)
+        return delete_items(
+            self.database, collection, external_ids, item_ids, older_than, self._forget_media, on_progress
+        )  # fmt: skip
 
     def delete_orphans(self) -> Deleted:
         """Delete uploaded content that no item has used for a day. Needs the owner's rights."""
-        return delete_orphans(self.database)
+        return delete_orphans(self.database, self._forget_media)
+
+    def _forget_media(self, digests: Sequence[bytes]) -> None:
+        """Delete content from the media store; where none is set, say what stays there."""
+        if self.settings.media_url is None:
+            log.warning(
+                "media_left", contents=len(digests), first=digests[0].hex(),
+                why="they lie in a media store, and SIGHTLINE_MEDIA_URL is not set here",
+            )  # fmt: skip
+            return
+        store = MediaStore(self.settings.media_url)
+        for digest in digests:
+            store.delete(digest)
 
     def spaces(self) -> list[Space]:
         """All spaces, by name."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from sightline.client import Sightline
 from sightline.errors import ConfigurationError, ServiceMissing
@@ -109,6 +110,33 @@ def test_uploads_go_to_the_store_and_not_into_the_database(
     client.ingest([CONTENT], collection="media", space=toy)
     row = connection.execute("select bytes from sightline.blob where digest = %s", (DIGEST,)).fetchone()
     assert row == (CONTENT,)
+
+
+def test_content_that_nobody_uses_any_more_goes_from_the_store_too(
+    client: Sightline, connection: psycopg.Connection, toy: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "media"
+    with Sightline(client.database_url, settings=_settings(f"file://{folder}")) as sl:
+        sl.ingest([b"one of its own", b"of two"], collection="mine", space=toy)
+        sl.ingest([b"of two"], collection="yours", space=toy)
+        assert sl.delete(collection="mine").blobs == 1
+        assert stored(folder) == [f"{_hex(b'of two')[:2]}/{_hex(b'of two')}"]
+        connection.execute("delete from sightline.item where blob_digest = sha256('of two')")
+        connection.execute("update sightline.blob set created_at = now() - interval '2 days' where bytes is null")
+        assert sl.delete_orphans().blobs >= 1
+        assert stored(folder) == []
+
+
+def test_what_a_deletion_without_the_store_leaves_there_is_said(client: Sightline, toy: str, tmp_path: Path) -> None:
+    with Sightline(client.database_url, settings=_settings(f"file://{tmp_path}/media")) as sl:
+        sl.ingest([b"left behind"], collection="left", space=toy)
+    with capture_logs() as logs:
+        assert client.delete(collection="left").blobs == 1
+    assert [(line["event"], line["contents"]) for line in logs] == [("media_left", 1)]
+
+
+def _hex(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _settings(url: str) -> Settings:

@@ -33,7 +33,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module", autouse=True)
 def worker(space: str, start_worker: Workers, server: WebServer, store: str) -> None:
     allowed = json.dumps([f"127.0.0.1:{server.port}"])
-    start_worker(allowed_hosts=allowed, media_url=store, fetch_seconds=2, fetch_idle_seconds=1)
+    start_worker(allowed_hosts=allowed, media_url=store, fetch_seconds=4, fetch_idle_seconds=4)
 
 
 def states(connection: psycopg.Connection, collection: str) -> dict[str, tuple[str, str]]:
@@ -108,7 +108,7 @@ def test_another_tag_fetches_a_link_again_and_the_same_does_not(
 
 
 def test_a_source_that_drips_costs_only_itself(client: Sightline, server: WebServer) -> None:
-    """It is tried three times; what came with it is done at once."""
+    """What came with it is done as soon as its time is over; it is tried again later."""
     drip = server.way("/drip", server.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b"x", 0.2))
     job = client.ingest([Item(uri=drip, external_id="drip"), Item(data=png(5), external_id="fine")], collection="slow")
     end = time.monotonic() + 30

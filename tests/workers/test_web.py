@@ -23,7 +23,7 @@ from workers.errors import (
 )
 from workers.web import Web, WebLimits
 
-LIMITS = WebLimits(seconds=1.0, idle_seconds=0.3, redirects=3)
+LIMITS = WebLimits(seconds=60, idle_seconds=30, redirects=3)
 
 
 @pytest.fixture(scope="module")
@@ -194,13 +194,15 @@ def test_an_endless_answer_is_given_up(server: WebServer, web: Web, head: bytes)
 @pytest.mark.parametrize(
     "head", [b"", b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n"]
 )
-def test_a_source_that_drips_is_given_up_when_its_time_is_over(server: WebServer, web: Web, head: bytes) -> None:
+def test_a_source_that_drips_is_given_up_when_its_time_is_over(server: WebServer, head: bytes) -> None:
+    web = Web(10_000, WebLimits(seconds=1, idle_seconds=30), ["127.0.0.1"])
     with pytest.raises(SourceUnavailable, match=r"did not arrive within 1 s \(SIGHTLINE_FETCH_SECONDS\)"):
         web.fetch(server.way("/drip", server.drip(head, b"x", 0.05)), "a")
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nabc"])
-def test_a_source_that_falls_silent_is_given_up(server: WebServer, web: Web, head: bytes) -> None:
+def test_a_source_that_falls_silent_is_given_up(server: WebServer, head: bytes) -> None:
+    web = Web(10_000, WebLimits(seconds=60, idle_seconds=0.3), ["127.0.0.1"])
     with pytest.raises(
         SourceUnavailable, match=r"nothing came from 127\.0\.0\.1 for 0\.3 s \(SIGHTLINE_FETCH_IDLE_SECONDS\)"
     ):

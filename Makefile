@@ -21,6 +21,7 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.audit
 
 # Every speed claim beside its baseline, in under 15 minutes; CHECK=1 fails where a target is missed.
 bench: .venv/.dev

@@ -115,16 +115,16 @@ create function sightline.remove_blobs(digests bytea[]) returns table (blobs big
 language sql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
   with gone as (
     delete from sightline.blob b where b.digest = any (digests) and not exists (select from sightline.item i where i.blob_digest = b.digest)
-    returning b.digest, octet_length(b.bytes) as size
+    returning b.digest, coalesce(octet_length(b.bytes), b.size) as n_bytes, b.bytes is null as outside
   )
-  select count(*), coalesce(sum(size), 0)::bigint, coalesce(array_agg(digest) filter (where size is null), '{}') from gone
+  select count(*), coalesce(sum(n_bytes), 0)::bigint, coalesce(array_agg(digest) filter (where outside), '{}') from gone
 $$;
 
 -- Uploaded content that no item has used for `age`: of an ingest that broke off, or of items that were deleted by other means. What is younger
 -- may be of an ingest that goes on.
 create function sightline.orphans(age interval default '1 day', most int default 1000) returns table (digest bytea, bytes bigint)
 language sql stable set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
-  select b.digest, octet_length(b.bytes)::bigint from sightline.blob b
+  select b.digest, coalesce(octet_length(b.bytes), b.size)::bigint from sightline.blob b
   where b.created_at < clock_timestamp() - age and not exists (select from sightline.item i where i.blob_digest = b.digest)
   limit most
 $$;

@@ -117,6 +117,11 @@ class Settings(BaseSettings):
     captioner_key: SecretStr | None = Field(
         default=None, description="Key that is sent to `captioner_url`, and nowhere else."
     )
+    detector_model: str | None = Field(
+        default=None,
+        description="Detector of things for recipes: the id or folder of an OWLv2 checkpoint, such as "
+        "google/owlv2-base-patch16-ensemble. Unset: the bundled one, in spaces of the bundled encoder only.",
+    )
     key_prefix: str = Field(default="sightline:", description="Prefix of every Redis key, queues and replies included.")
     max_bytes: int = Field(default=64 * 2**20, gt=0, description="Largest encoded image that is accepted, in bytes.")
     max_pixels: int = Field(default=100_000_000, gt=0, description="Largest decoded image that is accepted, in pixels.")

@@ -35,8 +35,9 @@ class AttributeRecogniser:
     """
 
     name = "attributes"
+    trusted = 0.7
 
-    def __init__(self, things: Expert, vectors: Vectors, groups: Sequence[str] = PATTERNS, least: float = 0.5) -> None:
+    def __init__(self, things: Expert, vectors: Vectors, groups: Sequence[str] = PATTERNS, least: float = 0.7) -> None:
         self._things, self._vectors, self._least = things, vectors, least
         self._groups = [tuple(word.strip() for word in group.split(",") if word.strip()) for group in groups]
         self.identity = Identity(
@@ -76,8 +77,7 @@ class AttributeRecogniser:
                 cosines = np.array([float(vector @ told[f"a {word} {thing.label}"]) for word in group])
                 odds = np.exp(SCALE * (cosines - cosines.max()))
                 best = int(odds.argmax())
-                score = thing.score * float(odds[best] / odds.sum())
-                own.append(Finding(self.name, "attribute", group[best], score, thing.box))
+                own.append(Finding(self.name, "attribute", group[best], float(odds[best] / odds.sum()), thing.box))
         return found
 
 

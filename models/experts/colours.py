@@ -19,7 +19,6 @@ from models.protocols import Identity
 
 VOCABULARY: Final = Path(__file__).with_suffix(".toml")
 _MOST_PIXELS: Final = 64 * 64
-_LEAST_SHARE: Final = 0.05
 
 
 def oklab(rgb: np.ndarray) -> np.ndarray:
@@ -95,6 +94,7 @@ class ColourNamer:
     """Colours that cover at least a twentieth; conforms to `models.experts.finding.Expert`."""
 
     name = "colours"
+    trusted = 0.05
 
     def __init__(self) -> None:
         self.identity = Identity(
@@ -125,5 +125,5 @@ class ColourNamer:
         return [
             Finding(self.name, "colour", name, share, box)
             for name, share in colour_shares(crop(image, box)).items()
-            if share >= _LEAST_SHARE
+            if share >= self.trusted
         ]

@@ -51,10 +51,12 @@ class Expert(Protocol):
     Attributes:
         name: as findings call it.
         identity: which model this is.
+        trusted: the score from which on its findings are believed where nothing else is said.
     """
 
     name: str
     identity: Identity
+    trusted: float
 
     def find(self, images: Sequence[np.ndarray]) -> list[Found]:
         """What is found in each image, any number of them, uint8 RGB (height, width, 3) of any size.

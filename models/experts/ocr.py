@@ -37,15 +37,15 @@ class TextReader:
 
     Args:
         threads: of ONNX Runtime for one image; 0 takes all cores.
-        least: score under which a reading is left out.
 
     Raises:
         MissingLibrary: rapidocr is not installed, or its wheel came without networks.
     """
 
     name = "ocr"
+    trusted = 0.5
 
-    def __init__(self, threads: int = 1, least: float = 0.5) -> None:
+    def __init__(self, threads: int = 1) -> None:
         try:
             import rapidocr
         except ImportError as error:
@@ -64,7 +64,7 @@ class TextReader:
             params={
                 "Global.log_level": "error",
                 "Global.use_cls": False,  # text that stands on its head is rare, and "0°" is its most common answer
-                "Global.text_score": least,
+                "Global.text_score": self.trusted,
                 "Det.model_path": str(folder / _DETECTS),
                 "Rec.model_path": str(folder / _READS),
                 "Det.limit_side_len": _LEAST_SIDE,

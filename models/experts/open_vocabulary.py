@@ -38,6 +38,7 @@ class OpenVocabularyDetector:
     """
 
     name = "detector"
+    trusted = 0.2
 
     def __init__(
         self,

@@ -19,6 +19,9 @@ class SceneExpert:
     """Conforms to `models.experts.finding.Expert`."""
 
     name = "detector"
+    trusted = 0.7
+    """Captions of 80 validation scenes that are fused with what scores so have 6.3 true attributes and 0.06 false ones;
+    from 0.5 on 6.6 and 0.15, from 0.3 on 6.7 and 0.21. The plain captioner's have 1.0 and 0.0, of 16."""
 
     def __init__(self, detector: SceneDetector) -> None:
         self._detector, self.identity = detector, detector.identity

@@ -20,28 +20,29 @@ class Looking(Protocol):
     """The parameters that say whom to ask."""
 
     experts: tuple[str, ...]
-    least: float
+    least: float | None
     labels: tuple[str, ...]
     attributes: tuple[str, ...]
 
 
 def look(subjects: Sequence[Subject], tools: Tools, params: Looking) -> list[Found]:
-    """The findings of all experts on each subject, those of things under `params.least` left out.
+    """The findings of all experts on each subject that are sure enough.
 
     A subject that one expert cannot look at has that error. Raises Lacking, or MissingLibrary for words.
     """
     images = [subject.image for subject in subjects]
     out: list[Found] = [[] for _ in subjects]
-    things: list[Found] | None = None
     if "detector" in params.experts or "attributes" in params.experts:
         detector = tools.get("detector")
-        own = getattr(detector, "find_labels", None)
-        things = [_sure(one, params.least) for one in (own(images, params.labels) if own else detector.find(images))]
-    if things is not None:
+        least = detector.trusted if params.least is None else params.least
+        named = getattr(detector, "find_labels", None)  # an open vocabulary has to be asked for something
+        found = named(images, params.labels) if named else detector.find(images)
+        things = [_sure(one, least) for one in found]
         _join(out, things)
-    if things is not None and "attributes" in params.experts:
-        recogniser = AttributeRecogniser(tools.get("detector"), tools.encoder, params.attributes, params.least)
-        _join(out, recogniser.of(images, things))
+        if "attributes" in params.experts:
+            recogniser = AttributeRecogniser(detector, tools.encoder, params.attributes, least)
+            least = recogniser.trusted if params.least is None else params.least
+            _join(out, [_sure(one, least) for one in recogniser.of(images, things)])
     if "ocr" in params.experts:
         _join(out, tools.get("ocr").find(images))
     if "colours" in params.experts:

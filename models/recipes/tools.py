@@ -50,8 +50,8 @@ _HOW = {
     "matcher": "the worker has no matcher",
     "llm": "set SIGHTLINE_LLM_URL and SIGHTLINE_LLM_MODEL for the workers (fusecap goes without: params "
     '{"fuser": "rules"})',
-    "detector": "the worker has no detector",
-    "ocr": "the worker reads no words",
+    "detector": "set SIGHTLINE_DETECTOR_MODEL for the workers to an OWLv2 checkpoint (the bundled detector knows "
+    "rendered scenes only), or leave the expert out",
 }
 
 

@@ -23,7 +23,7 @@ _EXPERTS = (
     "Who looks at the image: `detector` (the bundled one, for rendered scenes, or SIGHTLINE_DETECTOR_MODEL), `ocr`, "
     "`attributes` of the detected things, `colours`."
 )
-_LEAST = "Score under which a thing is not believed."
+_LEAST = "Score under which a thing or attribute is not believed; null is the expert's own: 0.7 bundled, 0.2 OWLv2."
 _LABELS = "What an OWLv2 detector looks for; the bundled one knows its own things."
 _ATTRIBUTES = "Words of which one holds of a thing, separated by commas; one text for each such choice."
 _TOKENS = "Tokens after which the language model is cut; what is cut is no caption but a failure."
@@ -38,7 +38,7 @@ _THINGS = (
 class _Looking(Contract):
     """Whom to ask about the image."""
 
-    least: Annotated[float, Field(ge=0, le=1)] = Field(default=0.5, description=_LEAST)
+    least: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description=_LEAST)
     labels: Annotated[Several[Words], Field(min_length=1, max_length=200)] = Field(default=_THINGS, description=_LABELS)
     attributes: Annotated[Several[Words], Field(max_length=20)] = Field(default=_PATTERNS, description=_ATTRIBUTES)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import structlog
 
+from models.endpoint.chat import PURPOSE
 from models.errors import ModelError
 from models.recipes import Answer, Recipe, Subject, Tools, Written, load_recipe
 from models.recipes.texts import clean
@@ -156,6 +157,7 @@ class _Writing:
     def answers(self, subjects: Sequence[Subject]) -> Sequence[Answer | BaseException]:
         """What the recipe writes of each; when it fails as a whole, each image is tried alone."""
         assert self._recipe is not None
+        PURPOSE.set(self.spec.name)
         try:
             return self._recipe.write(subjects, self._tools, self.params)
         except ModelError as error:

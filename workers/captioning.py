@@ -16,13 +16,12 @@ from models.recipes.local import InTurn, LocalMatcher, Turns
 from sightline.settings import Settings
 from workers.endpoints import open_captioner, open_llm
 from workers.engine import Lane
+from workers.experts import BUNDLED, open_detector, open_reader
 from workers.items import FORWARD_SECONDS
 from workers.spaces import Served
 from workers.vector import normalise
 
 log = structlog.get_logger(__name__)
-
-BUNDLED = "bundled"
 
 
 class SpaceVectors:
@@ -77,6 +76,10 @@ class CaptionTools:
             makers["matcher"] = lambda: self._once("matcher", lambda: self._matcher(matcher))
         if self._settings.llm_url is not None:
             makers["llm"] = lambda: self._once("llm", lambda: open_llm(self._settings))
+        detector = self._settings.detector_model or (BUNDLED if served.encoder.passport.source == BUNDLED else None)
+        if detector is not None:
+            makers["detector"] = lambda: self._once("detector", lambda: open_detector(self._settings, detector))
+        makers["ocr"] = lambda: self._once("ocr", open_reader)
         return Tools(**makers)
 
     def _captioner(self) -> Any:

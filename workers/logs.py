@@ -37,8 +37,8 @@ def configure_logs(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Celery and kombu speak of every message at info, and of every connection at debug.
-    for name in ("celery", "kombu", "amqp", "PIL", "urllib3", "filelock"):
+    # Celery and kombu speak of every message at info, and of every connection at debug; httpx2 of every address asked.
+    for name in ("celery", "kombu", "amqp", "PIL", "urllib3", "filelock", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
         processors=[

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from models.endpoint.chat import IMAGES, Answer, ChatEndpoint
+from models.endpoint.chat import IMAGES, PURPOSE, Answer, ChatEndpoint
 from models.endpoint.prompts import Prompt, load_prompt, read_text
 from models.errors import InvalidInput, ModelError, NonFinite
 from models.preprocess import check_rgb
@@ -26,13 +26,12 @@ class EndpointCaptioner:
 
     Args:
         chat: the model.
-        purpose: the recipe that it captions for, in the accounting.
     """
 
     device = "remote"
 
-    def __init__(self, chat: ChatEndpoint, purpose: str = "caption") -> None:
-        self._chat, self._purpose = chat, purpose
+    def __init__(self, chat: ChatEndpoint) -> None:
+        self._chat = chat
         rules = f"longest side {LONGEST_SIDE}, Lanczos; {IMAGES}"
         self.identity = replace(chat.identity, preprocessing=hashlib.sha256(rules.encode()).hexdigest())
 
@@ -52,7 +51,7 @@ class EndpointCaptioner:
         """One caption for each image; see `models.protocols.Captioner`.
 
         Raises:
-            InvalidInput: beams, which no endpoint has, or a prompt that cannot be sent.
+            InvalidInput: beams or guidance, which no endpoint has, or a prompt that cannot be sent.
             NonFinite: the endpoint told probabilities of NaN or infinity, with the indices.
             EndpointError: the first error, if there is any; `caption_each` keeps the others' captions.
         """
@@ -72,11 +71,12 @@ class EndpointCaptioner:
     ) -> list[Caption | ModelError]:
         """As `caption`, but an image without a caption has its error in its place. Raises InvalidInput."""
         asked = self._prompt(prompt)
-        if decoding.beams > 1:
-            raise InvalidInput(f"{self.identity.model} is an endpoint and has no beam search; set beams to 1")
+        if decoding.beams > 1 or decoding.guidance != 1:
+            raise InvalidInput(f"{self.identity.model} is an endpoint and has neither beam search nor guidance")
+        purpose = PURPOSE.get()  # of this thread, not of those that ask
         answers = self._chat.each(
             lambda image: self._chat.ask(
-                asked.messages(image=image), purpose=self._purpose, decoding=decoding, logprobs=True
+                asked.messages(image=image), purpose=purpose, decoding=decoding, logprobs=True
             ),
             pixels,
         )

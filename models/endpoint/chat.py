@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -21,6 +22,8 @@ from models.errors import AnswerEmpty, AnswerMalformed, AnswerRefused, ModelErro
 from models.protocols import Decoding, Identity
 
 T = TypeVar("T")
+PURPOSE: ContextVar[str] = ContextVar("purpose", default="caption")
+"""The recipe at work in this thread, for the accounting of a captioner that several recipes share."""
 Message = dict[str, Any]
 
 _PNG_PIXELS: Final = 512 * 512

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from models.captioners import caption_each
 from models.errors import InvalidInput, ModelError
+from models.protocols import GREEDY
+from models.recipes.plain import captions_of
 from models.recipes.recipe import Known, Subject
 from models.recipes.tools import Tools
 
@@ -35,15 +36,5 @@ def draft_each(subjects: Sequence[Subject], tools: Tools, sources: Sequence[str]
 
 def describe_each(subjects: Sequence[Subject], tools: Tools) -> list[Known | ModelError]:
     """What the captioner says of each subject in its plain mode. Raises Lacking."""
-    results: list[Known | ModelError] = [InvalidInput("not described")] * len(subjects)
-    prepared = {}
-    for place, subject in enumerate(subjects):
-        try:
-            prepared[place] = tools.captioner.prepare_image(subject.image)
-        except InvalidInput as error:
-            results[place] = error
-    if not prepared:
-        return results
-    for place, told in zip(prepared, caption_each(tools.captioner, list(prepared.values())), strict=True):
-        results[place] = told if isinstance(told, ModelError) else Known(DESCRIBED, told.text, "en")
-    return results
+    found = captions_of(subjects, tools, "", GREEDY) if subjects else []
+    return [one if isinstance(one, ModelError) else Known(DESCRIBED, one.text, "en") for one in found]

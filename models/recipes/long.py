@@ -11,11 +11,11 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from models.captioners import caption_each
 from models.checkpoint import CAPTIONER_ID
 from models.endpoint.prompts import load_prompt
 from models.errors import InvalidInput, ModelError
 from models.protocols import Caption, Captioner, Decoding
+from models.recipes.plain import captions_of
 from models.recipes.recipe import Answer, Subject, Written
 from models.recipes.tools import Tools
 
@@ -38,22 +38,12 @@ class Long:
 
     def write(self, subjects: Sequence[Subject], tools: Tools, params: Any) -> list[Answer]:
         """The description and its sentences, in their order."""
-        captioner = tools.captioner
-        out: list[Answer] = [InvalidInput("not described")] * len(subjects)
-        prepared = {}
-        for place, subject in enumerate(subjects):
-            try:
-                prepared[place] = captioner.prepare_image(subject.image)
-            except InvalidInput as error:
-                out[place] = error
         decoding = Decoding(max_tokens=params.max_tokens, seed=params.seed)
-        told = caption_each(captioner, list(prepared.values()), _prompt(captioner), decoding) if prepared else []
-        for place, caption in zip(prepared, told, strict=True):
-            out[place] = caption if isinstance(caption, ModelError) else _written(caption, params.sentences)
-        return out
+        found = captions_of(subjects, tools, _prompt(tools.captioner), decoding)
+        return [one if isinstance(one, ModelError) else _written(one, params.sentences) for one in found]
 
 
-def _prompt(captioner: Captioner) -> str | None:
+def _prompt(captioner: Captioner) -> str:
     """What asks a captioner for everything: words for a chat model, a token for the bundled one, nothing for others."""
     if captioner.device == "remote":
         return load_prompt(NAME).task
@@ -61,7 +51,7 @@ def _prompt(captioner: Captioner) -> str | None:
         from models.scenes.tokens import FULL
 
         return FULL
-    return None
+    return ""
 
 
 def _written(caption: Caption, most: int) -> Answer:

@@ -45,6 +45,7 @@ class TruthModel:
         if task == load_prompt("rewrite").task:
             return Said(json.dumps({"caption": _said_anew(question.data["caption"], question.payload["seed"])}))
         if task == load_prompt("personal").task and "style" in question.data:
+            told = json.dumps(question.data["facts"]).lower()
             return Said(json.dumps({"caption": _in_style(self._truth(told), question.data["style"])}))
         return Said(json.dumps({"caption": self._truth(told)}))
 

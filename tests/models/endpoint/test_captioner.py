@@ -96,7 +96,7 @@ def test_a_large_image_is_sent_smaller(server: ChatServer) -> None:
 
 
 def test_beams_are_refused(server: ChatServer) -> None:
-    with pytest.raises(InvalidInput, match="beams"):
+    with pytest.raises(InvalidInput, match="beam search"):
         open_captioner(server).caption([np.zeros((8, 8, 3), np.uint8)], None, Decoding(beams=2))
 
 

@@ -31,7 +31,9 @@ from sightline.rerank import Ranking, RerankCandidate, rerank, reranked
 from sightline.results import Hit, Hits, Modality, Space, Status
 from sightline.settings import Settings, libpq_url
 
-if TYPE_CHECKING:  # they need numpy, which a search does not
+if TYPE_CHECKING:
+    from sightline.calibrate import CalibrationReport, LabelledPair
+    from sightline.calibration import Method  # they need numpy, which a search does not
     from sightline.transfer.exporter import ExportReport
     from sightline.transfer.importer import ImportReport
     from sightline.transfer.pairs import PairsReport
@@ -704,6 +706,42 @@ class Sightline:
         return rerank(
             self, query, candidates, scorer=scorer, k=k, collection=collection, threshold=threshold, space=space,
             timeout=timeout,
+        )  # fmt: skip
+
+    def calibrate_relevance(
+        self,
+        pairs: Iterable[LabelledPair],
+        *,
+        collection: str,
+        scorer: str | None = None,
+        precision: float = 0.9,
+        method: Method | None = None,
+        held_out: float = 0.3,
+        space: str = "current",
+        progress: bool = False,
+    ) -> CalibrationReport:
+        """Fit and store what makes probabilities of a scorer's scores on a collection, and a threshold.
+
+        Args:
+            pairs: queries with items of the collection, and whether they fit.
+            collection: what the calibration is for.
+            scorer: its name; None is the worker's default.
+            precision: share of relevant pairs that is wanted above the threshold.
+            method: isotonic or temperature; None is isotonic from 200 pairs.
+            held_out: share of the queries, by their digests, that the report is on.
+            space: whose stored vectors the scorer may use.
+            progress: show on stderr how many pairs were scored.
+
+        Raises:
+            UsageError: labels that contradict each other, items that are not there, too few queries, or pairs that are
+                all relevant.
+            CallFailed: a worker refused a query or the scorer.
+        """
+        from sightline.calibrate import calibrate_relevance
+
+        return calibrate_relevance(
+            self, pairs, collection=collection, scorer=scorer, precision=precision, method=method, held_out=held_out,
+            space=space, progress=progress,
         )  # fmt: skip
 
     def similar_to(

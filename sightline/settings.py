@@ -150,6 +150,14 @@ class Settings(BaseSettings):
     call_seconds: float = Field(
         default=10.0, gt=0, description="Seconds that a call, such as the encoding of a query, may take."
     )
+    rerank_url: SecretStr | None = Field(
+        default=None,
+        description="Address of a rerank API in the shape of Cohere and Jina, such as http://localhost:8000/v1, for "
+        "the scorers endpoint:MODEL.",
+    )
+    rerank_key: SecretStr | None = Field(
+        default=None, description="Key that is sent to `rerank_url`, and nowhere else."
+    )
     rerank_seconds: float = Field(
         default=60.0, gt=0, description="Seconds that a rerank call may take, the loading of its scorer included."
     )

@@ -7,11 +7,12 @@ from pydantic import SecretStr
 from models.endpoint.captioner import EndpointCaptioner
 from models.endpoint.chat import ChatEndpoint, Spent
 from models.endpoint.transport import Endpoint
+from models.rerank_endpoint import RerankEndpoint
 from sightline.errors import ConfigurationError
 from sightline.settings import Settings
 from workers.metrics import ENDPOINT_RETRIES, ENDPOINT_SECONDS, ENDPOINT_TOKENS
 
-__all__ = ["open_captioner", "open_llm"]
+__all__ = ["open_captioner", "open_llm", "open_reranker"]
 
 
 def open_llm(settings: Settings) -> ChatEndpoint | None:
@@ -30,6 +31,18 @@ def open_captioner(settings: Settings) -> EndpointCaptioner | None:
         settings, settings.captioner_url, settings.captioner_model, settings.captioner_key, "SIGHTLINE_CAPTIONER"
     )
     return EndpointCaptioner(chat) if chat else None
+
+
+def open_reranker(settings: Settings, model: str) -> RerankEndpoint | None:
+    """A model at the address of SIGHTLINE_RERANK_URL; None if that is unset. Raises EndpointError."""
+    url, key = settings.rerank_url, settings.rerank_key
+    if url is None:
+        return None
+    endpoint = Endpoint(
+        url.get_secret_value(), key.get_secret_value() if key else None, concurrency=settings.llm_concurrency,
+        seconds=settings.llm_seconds, setting="SIGHTLINE_RERANK",
+    )  # fmt: skip
+    return RerankEndpoint(endpoint, model)
 
 
 def _open(

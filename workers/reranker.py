@@ -21,7 +21,7 @@ from workers.contents import Contents
 from workers.database import Pool
 from workers.decoders import Decoders
 from workers.engine import Expired, Lane
-from workers.errors import InvalidInput, ItemError, NotEncoded, UnsupportedModality
+from workers.errors import EncodeFailed, EngineUnavailable, InvalidInput, ItemError, NotEncoded, UnsupportedModality
 from workers.items import Item, as_item_error
 from workers.queries import query
 from workers.query_texts import GRACE, QueryTexts
@@ -183,7 +183,10 @@ class Reranker:
         try:
             found = scorer.score(asked, list(parts.values()))
         except ModelError as error:
-            scored.errors |= {place: as_item_error(error, items[place].external_id) for place in parts}
+            # What may pass is tried again, in a job.
+            blame = EngineUnavailable if getattr(error, "retryable", False) else EncodeFailed
+            told = f"{type(error).__name__}: {error}"
+            scored.errors |= {place: blame(f"{items[place].external_id}: {told}") for place in parts}
         else:
             scored.scores |= dict(zip(parts, map(float, found), strict=True))
 

@@ -53,10 +53,10 @@ class Scorers:
         names: those that may be used, the default one first: loading a model that any caller names would let callers
             fill the memory, and read folders.
         device: "auto", "cpu", "cuda" or "cuda:1".
-        open_endpoint: makes the scorer of an endpoint from the name of its model.
+        open_endpoint: makes the scorer of an endpoint from the name of its model; None without an address.
     """
 
-    def __init__(self, names: Sequence[str], device: str, open_endpoint: Callable[[str], Scorer] | None = None) -> None:
+    def __init__(self, names: Sequence[str], device: str, open_endpoint: Callable[[str], Scorer | None]) -> None:
         self._names = list(names)
         self._device = device
         self._open_endpoint = open_endpoint
@@ -123,9 +123,9 @@ class Scorers:
         if given.kind in STORED:
             return LoadedScorer(name, None, None, None)
         if given.kind == "endpoint":
-            if self._open_endpoint is None:
-                raise ScorerRefused("it needs the address of a rerank endpoint: set SIGHTLINE_RERANK_URL")
             remote = self._open_endpoint(given.model or "")
+            if remote is None:
+                raise ScorerRefused("it needs the address of a rerank endpoint: set SIGHTLINE_RERANK_URL")
             return LoadedScorer(name, remote, None, version_of(remote.identity))
         scorer = load_scorer(name, self._device)
         work, costs = PairWork(scorer), Costs()

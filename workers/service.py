@@ -31,6 +31,7 @@ from workers.decoders import Decoders
 from workers.dispatcher import Dispatcher
 from workers.encode import EncodeWork
 from workers.endpoint import Endpoint
+from workers.endpoints import open_reranker
 from workers.flights import Flights
 from workers.golden import CHECK_SECONDS
 from workers.heartbeat import Heartbeat, WorkerState
@@ -109,7 +110,7 @@ class Service:
         self._runner = ChunkRunner(ledger, settings.chunk_slots)
         metrics.IN_FLIGHT.set_function(lambda: self._runner.in_flight)
         texts = QueryTexts()
-        self._scorers = Scorers(settings.scorers, settings.device)
+        self._scorers = Scorers(settings.scorers, settings.device, partial(open_reranker, settings))
         reranker = Reranker(self._pool, self._spaces, Contents(self._pool, ingress), decoders, texts)
         self._works["rerank"] = RerankWork(reranker, self._scorers, writer).run
         rerank = RerankCalls(reranker, self._scorers)

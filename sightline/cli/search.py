@@ -33,6 +33,14 @@ def search(
         bool, typer.Option("--hybrid", help="By the words of captions and texts too, not by vectors alone.")
     ] = False,
     lang: Annotated[str, typer.Option(help="Language of the words, for --hybrid: en, de, es or another.")] = "en",
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Put the nearest in the order of a stronger scorer.")
+    ] = False,
+    scorer: Annotated[str | None, typer.Option(help="Name of that scorer (default: the worker's).")] = None,
+    candidates: Annotated[int, typer.Option(min=1, max=1000, help="How many of the nearest are reranked.")] = 100,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Leave out what is less relevant; needs a calibration.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the stored items nearest to a text or an image.
@@ -45,10 +53,12 @@ def search(
         hits = client.search(
             text=text, image=image, k=k, collection=collection, where=_parse_where(where), space=space,
             modality=modality,  # type: ignore[arg-type]  # the database refuses others by name
-            per_group=per_group, hybrid=hybrid, lang=lang,
+            per_group=per_group, hybrid=hybrid, lang=lang, candidates=candidates, threshold=threshold,
+            rerank=scorer or rerank,
         )  # fmt: skip
     if as_json:
-        print_json({"status": hits.status, "notes": hits.notes, "hits": list(hits)})
+        ranking = None if hits.ranking is None else hits.ranking.to_dict()
+        print_json({"status": hits.status, "notes": hits.notes, "hits": list(hits), "ranking": ranking})
         return
     print_hits(hits)
 
@@ -63,6 +73,9 @@ def print_hits(hits: Hits, right: Sequence[bool] = ()) -> None:
     if any(hit.caption is not None for hit in hits):
         columns.append("caption")
         rows = [(*row, hit.caption) for row, hit in zip(rows, hits, strict=True)]  # type: ignore[misc]
+    if hits.ranking is not None:
+        columns.insert(0, "relevance")
+        rows = [(f"{hit.relevance:.3f}", *row) for hit, row in zip(hits, rows, strict=True)]  # type: ignore[misc]
     if right:
         columns.insert(0, "right")
         rows = [("yes" if is_right else "no", *row) for is_right, row in zip(right, rows, strict=True)]  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ from psycopg.types.json import Jsonb
 from models.encoder import Encoder
 from models.matcher import load_matcher
 from models.scenes.captions import caption
+from models.scenes.parse import parse
 from models.scenes.render import render
 from models.scenes.sample import sample_scene
 from models.scorers import version_of
+from sightline.calibrate import LabelledPair
 from sightline.client import Sightline
 from sightline.errors import CallFailed, ContractViolated, UsageError
 from sightline.item import Item
+from tests.kit.rerank_server import RerankServer
 from tests.models.tiny_scorers import build_bert_reranker
 from tests.workers.processes import WorkerProcess, Workers
 
@@ -224,3 +228,43 @@ def test_a_rerank_job_in_sql_ranks_a_whole_collection_and_bad_items_are_failures
                 "select error_class from sightline.failed_items where job_id = %s", (number,)
             ).fetchall()
         assert rows == [(told,)]
+
+
+def test_a_calibration_is_fitted_stored_and_held_against_other_queries(client: Sightline, stored: list[int]) -> None:
+    pairs = [
+        LabelledPair(
+            caption(scene, kind, 1).text, f"scene-{place:02}", parse(caption(scene, kind, 1).text).matches(other)
+        )
+        for scene in SCENES
+        for kind in ("full", "short")
+        for place, other in enumerate(SCENES)
+    ]
+    report = client.calibrate_relevance(pairs, collection="scenes", precision=0.8)
+    assert report.fitted + report.held_out == len({(pair.query, pair.external_id) for pair in pairs})
+    assert report.unscored == 0
+    assert report.method == "temperature", "few pairs: slope and offset"
+    assert report.brier <= report.brier_raw + 0.02
+    assert report.threshold is not None
+    ranking = client.rerank(pairs[0].query, stored, collection="scenes", threshold=report.threshold)
+    assert ranking.calibration_id == report.calibration_id
+    assert all(one.score >= report.threshold for one in ranking)
+    with pytest.raises(UsageError, match="has no 'nothing'"):
+        client.calibrate_relevance([LabelledPair("a", "nothing", True)], collection="scenes")
+    with pytest.raises(UsageError, match="labelled both ways"):
+        client.calibrate_relevance([*pairs, replace(pairs[0], relevant=not pairs[0].relevant)], collection="scenes")
+
+
+def test_an_endpoint_ranks_texts(
+    client: Sightline, stored: list[int], start_worker: Workers, worker: WorkerProcess
+) -> None:
+    worker.terminate()
+    with RerankServer() as server:
+        second = start_worker(scorers='["endpoint:some/model"]', rerank_url=server.url, rerank_key="secret")
+        ranking = client.rerank("the red cube", ["a cat", "the red cube", stored[0]])
+        assert [one.candidate for one in ranking] == [1, 0]
+        assert ranking.scorer == "endpoint:some/model"
+        assert [error.candidate for error in ranking.errors] == [2]
+        server.answers = [(400, {}, {"error": "no"})]
+        (error,) = client.rerank("the red cube", ["a cat"]).errors
+        assert "EndpointRefused" in error.message
+        second.terminate()

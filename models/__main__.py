@@ -129,6 +129,32 @@ def eval_captions(
     typer.echo(json.dumps(found))
 
 
+@app.command()
+def eval_retrieval(
+    seed: Annotated[int, typer.Option(help="The first seed: each has scenes of its own.")] = 0,
+    count: Annotated[int, typer.Option(help="How many scenes of each seed.")] = 200,
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+) -> None:
+    """Measure reranking and composed queries on scenes nobody trained on. Prints JSON lines, last the figures."""
+    import transformers
+
+    from models.scenes.card import WeightsRefused
+    from models.scenes.retrieval import report
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        found = report(
+            seed, count, seeds,
+            tell=lambda what, share: typer.echo(json.dumps({"doing": what, "share": share})),
+        )  # fmt: skip
+    except ModelError as error:
+        raise _failed(error) from error
+    except (WeightsRefused, ValueError) as error:
+        typer.echo(f"models: {error}", err=True)
+        raise typer.Exit(_CONFIGURATION) from error
+    typer.echo(json.dumps(found.to_json()))
+
+
 def _failed(error: ModelError) -> typer.Exit:
     typer.echo(f"models: {error}", err=True)
     return typer.Exit(_POLICY if isinstance(error, UnsafeCheckpoint) else _CONFIGURATION)

@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from sightline import control
 from sightline.broker import Broker, as_reply
+from sightline.composed import composed_query
 from sightline.control import FailureFilter, Missing, Retry
 from sightline.database import Database, LentConnection
 from sightline.deletion import Deleted, count_items, delete_items, delete_orphans
@@ -33,7 +34,8 @@ from sightline.settings import Settings, libpq_url
 
 if TYPE_CHECKING:
     from sightline.calibrate import CalibrationReport, LabelledPair
-    from sightline.calibration import Method  # they need numpy, which a search does not
+    from sightline.calibration import Method
+    from sightline.compose import Compose  # they need numpy, which a search does not
     from sightline.transfer.exporter import ExportReport
     from sightline.transfer.importer import ImportReport
     from sightline.transfer.pairs import PairsReport
@@ -612,8 +614,11 @@ class Sightline:
         rerank: bool | str = False,
         candidates: int = 100,
         threshold: float | None = None,
+        compose: Compose | None = None,
+        reference: str | None = None,
+        factors: Mapping[str, float] | None = None,
     ) -> Hits:
-        """The k stored items nearest to a text, an image (path or bytes) or a vector.
+        """The k stored items nearest to a text, an image (path or bytes), a vector, or an image and a text composed.
 
         Args:
             text: a query in words; exactly one of text, image and vector is given.
@@ -634,12 +639,28 @@ class Sightline:
             threshold: leave out what a reranking finds less relevant than this, which may be everything. It needs a
                 calibration of the scorer on `collection` (`sightline calibrate relevance`).
 
+            compose: image and text are one query: "sum" of both vectors, for words that add to the image; or "pdv", the
+                way from `reference`, a text of the image, to `text`, what is wanted (sightline/compose.py).
+            reference: see compose.
+            factors: alpha_image, alpha_text and beta of "pdv".
+
         Raises:
             UsageError: an argument of the wrong type.
             RequestRefused: no such space or collection, wrong dimension, a bad filter.
             CallTimeout: no worker encoded the query in time.
             CallFailed: a worker refused the query, the scorer or the threshold.
         """
+        if compose is not None:
+            check_search(text, None, k, where)
+            composed, told = composed_query(self, compose, image, text, vector, reference, factors, space)
+            hits = self.search(
+                vector=composed, k=k, collection=collection, where=where, space=space, modality=modality,
+                per_group=per_group,
+            )  # fmt: skip
+            hits.notes += told
+            return hits
+        if reference is not None or factors is not None:
+            raise UsageError("reference and factors are for composed queries: give compose too")
         if rerank:
             hits = self.search(
                 text=text, image=image, vector=vector, k=max(k, candidates), collection=collection, where=where,

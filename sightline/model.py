@@ -97,6 +97,27 @@ def evaluate_captions(
     return _ask(["eval-captions", "--arms", arms, *asked], _telling(on_progress))
 
 
+def evaluate_retrieval(
+    seed: int = 0, count: int = 200, seeds: int = 3, on_progress: Callable[[str, float], None] | None = None
+) -> dict[str, Any]:
+    """Measure reranking and composed queries on rendered scenes, see `models.scenes.retrieval`.
+
+    Args:
+        seed: the first of the seeds.
+        count: scenes of each seed.
+        seeds: how many.
+        on_progress: called with what is being done and the share of it that is done.
+
+    Returns:
+        As `evaluate_scenes`.
+
+    Raises:
+        ServiceMissing, PolicyRefused: as `read_passport`.
+    """
+    arguments = ["eval-retrieval", "--seed", str(seed), "--count", str(count), "--seeds", str(seeds)]
+    return _ask(arguments, _telling(on_progress))
+
+
 def _telling(on_progress: Callable[[str, float], None] | None) -> Callable[[dict[str, Any]], None]:
     """Passes the lines of progress on."""
 

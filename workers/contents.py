@@ -31,8 +31,9 @@ class Contents:
             rows = cursor.execute(query("load_blobs"), {"digests": digests}).fetchall()
         contents = {row["digest"]: row["bytes"] for row in rows}
         for item in items:
-            if item.blob_digest is not None and item.data is None:
-                item.data = contents.get(item.blob_digest)
+            if item.blob_digest in contents and item.data is None:
+                item.actual = item.blob_digest
+                item.data = contents[item.blob_digest]  # None: it lies in the media store
 
     def prepare(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sightline.cli.output import JsonOption, err, out, print_json, print_table
-from sightline.model import evaluate_captions, evaluate_scenes
+from sightline.model import evaluate_captions, evaluate_retrieval, evaluate_scenes
 
 commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure what models are worth.")
 
@@ -34,10 +35,30 @@ def scenes(
 
     Example: sightline eval scenes --count 100 --seed 7
     """
+    _tell(lambda on_progress: evaluate_scenes(seed, count, on_progress), check=check, as_json=as_json)
+
+
+@commands.command()
+def retrieval(
+    seed: Annotated[int, typer.Option(min=0, max=999, help="The first seed: each has scenes of its own.")] = 0,
+    count: Annotated[int, typer.Option(min=10, max=10_000, help="How many scenes of each seed.")] = 100,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="How many seeds.")] = 3,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a target is missed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure reranking and composed queries on rendered scenes that nobody trained on, against their baselines.
+
+    Example: sightline eval retrieval --count 20 --seeds 1
+    """
+    _tell(lambda on_progress: evaluate_retrieval(seed, count, seeds, on_progress), check=check, as_json=as_json)
+
+
+def _tell(evaluate: Callable[[Callable[[str, float], None]], dict[str, Any]], *, check: bool, as_json: bool) -> None:
+    """Run an evaluation with its progress, and print its figures."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as bar:
         task = bar.add_task("loading", total=1.0)
-        found = evaluate_scenes(seed, count, lambda what, share: bar.update(task, description=what, completed=share))
+        found = evaluate(lambda what, share: bar.update(task, description=what, completed=share))
     if as_json:
         print_json(found)
     else:

@@ -254,6 +254,30 @@ def test_a_calibration_is_fitted_stored_and_held_against_other_queries(client: S
         client.calibrate_relevance([*pairs, replace(pairs[0], relevant=not pairs[0].relevant)], collection="scenes")
 
 
+def test_an_image_and_words_are_one_query(client: Sightline, stored: list[int], media: Path) -> None:
+    image, wanted, reference = media / "scene-03.png", "a red cube", "a blue cone"
+    (w, r, i), _ = client.encode(texts=[wanted, reference], images=[image.read_bytes()])
+    with client.database.transaction() as connection:
+        for function, arguments, ours in (
+            ("compose_sum", (i, w), client.search(image=image, text=wanted, compose="sum", collection="scenes", k=12)),
+            ("compose_pdv", (i, r, w), client.search(
+                image=image, text=wanted, reference=reference, compose="pdv", collection="scenes", k=12)),
+        ):  # fmt: skip
+            places = ", ".join(["%s::halfvec"] * len(arguments))
+            rows = connection.execute(
+                f"select item_id, score from sightline.nearest('tiny', sightline.{function}({places}), 12, 'scenes')",
+                [str(vector) for vector in arguments],
+            ).fetchall()
+            theirs = dict(rows)
+            assert {hit.item_id: hit.score for hit in ours} == pytest.approx(theirs, abs=5e-3)
+    with pytest.raises(UsageError, match="pdv needs reference"):
+        client.search(image=image, text=wanted, compose="pdv")
+    with pytest.raises(UsageError, match="unknown factor gamma"):
+        client.search(image=image, text=wanted, compose="pdv", reference="a", factors={"gamma": 1})
+    with pytest.raises(UsageError, match="takes an image and a text"):
+        client.search(text=wanted, compose="sum")
+
+
 def test_an_endpoint_ranks_texts(
     client: Sightline, stored: list[int], start_worker: Workers, worker: WorkerProcess
 ) -> None:

@@ -81,3 +81,31 @@ begin
   end if;
   return array(select distinct u.id from unnest(item_ids) u(id) order by 1);
 end $$;
+
+-- A query of an image and words as one vector, for `nearest`; sightline/compose.py has the formula and where it is from.
+create function sightline.compose_sum(image {vector}.halfvec, words {vector}.halfvec) returns {vector}.halfvec
+language sql immutable parallel safe set search_path = pg_catalog, {vector}, pg_temp as $$
+  select l2_normalize(l2_normalize(image::vector) + l2_normalize(words::vector))::halfvec
+$$;
+
+-- reference: of the text of the image; wanted: of the text of what is to be found.
+create function sightline.compose_pdv(
+  image {vector}.halfvec, reference {vector}.halfvec, wanted {vector}.halfvec,
+  alpha_image float8 default 1.4, alpha_text float8 default 1.2, beta float8 default 0.75
+) returns {vector}.halfvec
+language plpgsql immutable parallel safe set search_path = pg_catalog, {vector}, pg_temp as $$
+declare
+  i vector := l2_normalize(image::vector);
+  t vector := l2_normalize(reference::vector);
+  step vector;
+  dims int := vector_dims(image);
+begin
+  if alpha_image is null or alpha_image not between -0.5 and 2 or alpha_text is null or alpha_text not between -0.5 and 2
+     or beta is null or beta not between 0 and 1 then
+    raise exception 'alpha_image and alpha_text must lie between -0.5 and 2, beta between 0 and 1' using errcode = 'invalid_parameter_value';
+  end if;
+  step := l2_normalize(wanted::vector) - t;
+  return l2_normalize(
+    array_fill((1 - beta)::real, array[dims])::vector * i + array_fill(beta::real, array[dims])::vector * t
+    + array_fill(((1 - beta) * alpha_image + beta * alpha_text)::real, array[dims])::vector * step)::halfvec;
+end $$;

@@ -18,6 +18,7 @@ from models.errors import ModelError
 from models.recipes import Answer, Recipe, Subject, Tools, Written, load_recipe
 from models.recipes.texts import clean
 from sightline.contracts.caption import CaptionPayload
+from sightline.errors import SightlineError
 from sightline.recipes import RecipeSpec, recipes_of
 from workers import metrics
 from workers.cancellations import Cancellations, Cancelled
@@ -55,7 +56,8 @@ class CaptionWork:
         """
         began = time.monotonic()
         total: Counter[str] = Counter()
-        writing = _Writing(payload, self._tools.of(served, chunks[0].lane), served)
+        lane = chunks[0].lane
+        writing = _Writing(payload, self._tools.of(served, lane), SpaceVectors(served, lane), served)
         for number, chunk in enumerate(chunks):
             if number and time.monotonic() - began > TURN_SECONDS:
                 self._ledger.release([rest.chunk_id for rest in chunks[number:]])
@@ -76,7 +78,7 @@ class CaptionWork:
             return outcomes(items)
         try:
             writing.prepare()
-        except ModelError as error:  # no tool, no model: it holds for every image
+        except (ModelError, SightlineError) as error:  # no tool, no model: it holds for every image
             for item in items:
                 item.error = item.error or as_caption_error(error, item.external_id)
             return outcomes(items)
@@ -96,8 +98,15 @@ class CaptionWork:
         self, writing: _Writing, served: Served, pictured: Sequence[Pictured]
     ) -> dict[int, list[dict[str, Any]]]:
         """Rows of captions by image; an image without any has an error."""
+        encoded = writing.vectors(pictured)
+        for each, vector in zip(pictured, encoded, strict=True):
+            if isinstance(vector, Exception):
+                each.item.error = as_item_error(vector, each.item.external_id)
+        pictured = [each for each, vector in zip(pictured, encoded, strict=True) if isinstance(vector, np.ndarray)]
+        if not pictured:
+            return {}
+        vectors = np.stack([vector for vector in encoded if isinstance(vector, np.ndarray)])
         images = [each.image for each in pictured if each.image is not None]
-        vectors = writing.vectors(images)
         if "neighbours" in writing.spec.needs:
             self._subjects.find_neighbours(served, pictured, vectors, writing.params.k)
         subjects = self._subjects.subjects(writing.spec, writing.params, writing.payload.lang, pictured, vectors)
@@ -120,11 +129,11 @@ class CaptionWork:
 class _Writing:
     """One payload at work in one space."""
 
-    def __init__(self, payload: CaptionPayload, tools: Tools, served: Served) -> None:
+    def __init__(self, payload: CaptionPayload, tools: Tools, vectors: SpaceVectors, served: Served) -> None:
         self.payload = payload
         self.spec: RecipeSpec = recipes_of("caption")[payload.recipe]
         self.params: Any = self.spec.fill(payload.params)
-        self._tools, self._served = tools, served
+        self._tools, self._vectors, self._served = tools, vectors, served
         self._recipe: Recipe | None = None
         self._model = ""
         self._digest = ""
@@ -140,6 +149,8 @@ class _Writing:
         if self._recipe is not None:
             return
         recipe = load_recipe(self.spec.name)
+        if self._tools.has("matcher"):
+            self._tools.get("matcher")
         self._model = recipe.model(self._tools, self.params)
         if self.payload.model not in (None, self._model):
             raise ModelError(
@@ -150,9 +161,9 @@ class _Writing:
         self._digest = hashlib.sha256(json.dumps(filled, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
         self._recipe = recipe
 
-    def vectors(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Unit vectors of the images in the space."""
-        return SpaceVectors(self._served, "bulk").images(images)
+    def vectors(self, pictured: Sequence[Pictured]) -> list[np.ndarray | Exception]:
+        """The unit vector of each image in the space, or why there is none."""
+        return self._vectors.each("image", [each.image for each in pictured])
 
     def answers(self, subjects: Sequence[Subject]) -> Sequence[Answer | BaseException]:
         """What the recipe writes of each; when it fails as a whole, each image is tried alone."""
@@ -200,10 +211,10 @@ class _Writing:
         """Give each caption its alignment in the space, and what the matcher says of it."""
         flat = [row for found in rows.values() for row in found]
         if self._tools.has("encoder") and flat:
-            texts = self._tools.encoder.texts([row["text"] for row in flat])
-            for row, text in zip(flat, texts, strict=True):
-                row["alignment"] = _finite(float(text @ vectors[places[row["item_id"]]]))
-                row["alignment_space"] = self._served.space_id
+            for row, text in zip(flat, self._vectors.each("text", [row["text"] for row in flat]), strict=True):
+                if isinstance(text, np.ndarray):
+                    row["alignment"] = _finite(float(text @ vectors[places[row["item_id"]]]))
+                    row["alignment_space"] = self._served.space_id
         if self._tools.has("matcher") and flat:
             matcher = self._tools.matcher
             found = matcher.match(
@@ -220,7 +231,7 @@ def _finite(number: float | None) -> float | None:
 
 def as_caption_error(error: BaseException, name: str) -> ItemError:
     """The failure of one image, with the class that the model's own error has."""
-    if isinstance(error, ItemError) or not isinstance(error, ModelError):
+    if not isinstance(error, ModelError | SightlineError):
         return as_item_error(error, name)
     kind = CaptionPutOff if getattr(error, "retryable", False) else CaptionFailed
     message = str(error)

@@ -14,8 +14,10 @@ from models.matcher import load_matcher
 from models.recipes import Tools
 from models.recipes.local import InTurn, LocalMatcher, Turns
 from sightline.settings import Settings
+from workers.encoding import Kind
 from workers.endpoints import open_captioner, open_llm
 from workers.engine import Lane
+from workers.errors import EngineUnavailable
 from workers.experts import BUNDLED, open_detector, open_reader
 from workers.items import FORWARD_SECONDS
 from workers.spaces import Served
@@ -36,15 +38,36 @@ class SpaceVectors:
 
     def images(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """float32 (n, dim), of length 1."""
-        return self._units("image", [self._served.encoder.prepare_image(image) for image in images])
+        return self._units(self.each("image", images))
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (n, dim), of length 1."""
-        return self._units("text", [self._served.encoder.prepare_text(text) for text in texts])
+        return self._units(self.each("text", texts))
 
-    def _units(self, kind: str, prepared: Sequence[Any]) -> np.ndarray:
-        coming = self._served.engine.submit(kind, prepared, self._lane)
-        vectors = [normalise(future.result(FORWARD_SECONDS)).values for future in coming]
+    def each(self, kind: Kind, values: Sequence[Any]) -> list[np.ndarray | Exception]:
+        """The unit vector of each image or text, or why there is none."""
+        prepare = self._served.encoder.prepare_image if kind == "image" else self._served.encoder.prepare_text
+        found: list[np.ndarray | Exception] = []
+        ready: dict[int, Any] = {}
+        for place, value in enumerate(values):
+            try:
+                ready[place] = prepare(value)
+                found.append(EngineUnavailable("not encoded"))
+            except Exception as error:  # noqa: BLE001 - each has its own fate
+                found.append(error)
+        coming = self._served.engine.submit(kind, list(ready.values()), self._lane)
+        for place, future in zip(ready, coming, strict=True):
+            try:
+                found[place] = normalise(future.result(FORWARD_SECONDS)).values
+            except Exception as error:  # noqa: BLE001
+                found[place] = error
+        return found
+
+    def _units(self, found: Sequence[np.ndarray | Exception]) -> np.ndarray:
+        for each in found:
+            if isinstance(each, Exception):
+                raise each
+        vectors = [each for each in found if isinstance(each, np.ndarray)]
         return np.stack(vectors) if vectors else np.zeros((0, self._served.encoder.dim), np.float32)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import ModelError
+from models.errors import ModelError, NonFinite
 from models.matcher import BlipMatcher
 from models.protocols import GREEDY, Caption, Captioner, Decoding, ImageTextEncoder, PreparedPart
 
@@ -119,13 +119,26 @@ class LocalMatcher:
                     tokens = self._matcher.see(seen)
                 for start in range(0, len(mine), BATCH):
                     part_of = mine[start : start + BATCH]
-                    with self._turns.turn():
-                        odds = self._matcher.log_odds(
-                            [value for _, _, value in part_of], tokens[[row - first for row, _, _ in part_of]]
-                        )
-                    for (row, place, _), value in zip(part_of, odds.astype(np.float64), strict=True):
-                        found[row][place] = 1 / (1 + np.exp(-value))
+                    values = [value for _, _, value in part_of]
+                    for (row, place, _), odds in zip(
+                        part_of, self._odds(values, tokens[[row - first for row, _, _ in part_of]]), strict=True
+                    ):
+                        found[row][place] = 1 / (1 + np.exp(-odds))
         return found
+
+    def _odds(self, texts: Sequence[Any], images: Any) -> np.ndarray:
+        """float64 (n,); NaN for a pair of which the model makes no number."""
+        odds = np.full(len(texts), np.nan)
+        left = list(range(len(texts)))
+        while left:
+            try:
+                with self._turns.turn():
+                    odds[left] = self._matcher.log_odds([texts[place] for place in left], images[left])
+                break
+            except NonFinite as error:
+                bad = {left[index] for index in error.indices} or set(left)
+                left = [place for place in left if place not in bad]
+        return odds
 
     def _prepared(self, text: str) -> PreparedPart | None:
         try:

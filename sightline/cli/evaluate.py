@@ -133,7 +133,7 @@ def caption_row(name: str, one: dict[str, Any]) -> tuple[str, ...]:
     if one["gain"]:
         verdict = "gain"
     elif named["low"] > 0 and found["low"] > 0:
-        verdict = "mixed: more is named and found, and more of it is false"
+        verdict = f"mixed: more is named and found, {figures['false_share']['value']:.1%} of it false"
     else:
         lacks = [
             ("names no more", named["low"] <= 0),

@@ -106,3 +106,23 @@ def test_behind_a_pooler_the_roles_setting_counts_and_that_of_a_transaction_ends
             assert recall(one, hard) > before + 0.05
         with other.transaction():  # on the same connection of the server
             assert recall(other, hard) == before
+
+
+def test_a_filter_finds_as_much_as_no_filter(
+    hard: tuple[list[str], list[set[int]]], connection: psycopg.Connection
+) -> None:
+    """The first pass through the graph is wide enough for what passes, or what passes is sorted."""
+    exact = (
+        "select item_id from sightline.hard_image where (metadata->>'n')::int = 0 "
+        "order by (embedding <=> %s::halfvec(256)) + 0 limit %s"
+    )
+    nearest = """select item_id from sightline.nearest('hard', %s, %s, "where" => '{"n": 0}')"""
+    for share, least in ((50, 0.95), (10, recall(connection, hard) - 0.05)):
+        connection.execute("update sightline.item set metadata = jsonb_build_object('n', item_id %% %s)", (share,))
+        connection.execute("vacuum analyze sightline.item, sightline.embedding")
+        found = 0
+        for query in hard[0]:
+            true, rows = (set(connection.execute(asked, (query, K)).fetchall()) for asked in (exact, nearest))
+            assert len(rows) == K
+            found += len(true & rows)
+        assert found / (K * QUERIES) >= least, share

@@ -75,6 +75,11 @@ declare
   reachable int;
   collection_id int;
   callers_ef text;
+  plan json;
+  indexed float8;         -- vectors in the index
+  passing float8;         -- of them those that pass the filter, as the planner expects
+  width float8 := 100;    -- ef_search that the first pass needs to hold k that pass, twice over
+  off_graph text := '';   -- what keeps the planner off the graph: "+ 0"
 begin
   if modality <> all (target.modalities) or modality is null then
     raise exception 'space "%" has no modality "%"; it has: %', target.name, modality, array_to_string(target.modalities, ', ')
@@ -126,13 +131,25 @@ begin
     wanted := k;
   end if;
 
+  -- A graph that is read on and on loses some of the nearest between two passes, so that the first one should suffice. Where it cannot, and few
+  -- pass, they are sorted.
+  if collection is not null or "where" is not null then
+    select nullif(c.reltuples, 0) into indexed from pg_class c
+    where c.relname = target.name || '_' || modality || '_hnsw' and c.relnamespace = 'sightline'::regnamespace and c.reltuples > 0;
+    execute 'explain (format json) select 1 ' || source into plan;
+    passing := greatest(1, (plan->0->'Plan'->>'Plan Rows')::float8);
+    width := coalesce(2 * k / least(1, passing / indexed), width);
+    if width > 1000 and passing <= 20000 then
+      off_graph := ' + 0';
+    end if;
+  end if;
   -- Read here, where a vector was looked at: before pgvector is loaded, a setting is any text.
   callers_ef := current_setting('hnsw.ef_search');
   -- Large groups may fill what was read: read four times as much, until there are k groups or nothing is left.
   loop
     -- A graph search holds at most ef_search candidates in its first pass.
-    perform set_config('hnsw.ef_search', greatest(100, least(1000, 2 * wanted), callers_ef::int)::text, true);
-    execute format(read_rows, query, target.dim, source, '', wanted, k) into found_rows, n, rows_read;
+    perform set_config('hnsw.ef_search', least(1000, greatest(100, 2 * wanted, least(width, 1000)::int, callers_ef::int))::text, true);
+    execute format(read_rows, query, target.dim, source, off_graph, wanted, k) into found_rows, n, rows_read;
     exit when not per_group or n >= k or rows_read < wanted or wanted >= exact_max_rows;
     wanted := least(4 * wanted, exact_max_rows);
   end loop;

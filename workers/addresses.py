@@ -138,9 +138,11 @@ def _nature(address: Address) -> str | None:
         return "of many hosts, which is never admitted"
     if address.is_loopback:
         return "loopback"
-    if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST:
-        # A mapped or translated address is judged by the one in it.
-        return None if address.ipv4_mapped is not None or address in _NAT64 else "private or reserved"
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None or address.sixtofour is not None or address in _NAT64:
+            return None  # judged by the address in it
+        if address not in _UNICAST:
+            return "private or reserved"
     return None if address.is_global else "private or reserved"
 
 

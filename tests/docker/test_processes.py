@@ -194,7 +194,7 @@ def test_the_containers_encode_and_search_with_the_least_of_rights(prepared: Sit
 @pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="no pgbouncer here (Debian: apt-get install pgbouncer)")
 def test_keda_asks_the_ledger_through_the_pooler_as_it_is_configured(prepared: Site, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
+    for parent in tmp_path.parents[:3]:
         parent.chmod(parent.stat().st_mode | 0o055)
     p, port = prepared.postgres, free_port()
     (tmp_path / "databases.ini").write_text(f"sightline = host={p['host']} port={p['port']} dbname={p['dbname']}\n")

@@ -12,6 +12,7 @@ import pytest
 
 from sightline.client import Sightline
 from sightline.errors import JobFailed, RequestRefused
+from sightline.ingest import BATCH_ITEMS
 from sightline.item import Item
 from tests.sightline.test_ledger import WORKER, beat, claim, take
 from tests.workers.processes import until
@@ -118,18 +119,18 @@ def test_whoever_still_submits_to_a_cancelled_job_is_told(connection: psycopg.Co
     in_database = "select n_submitted from sightline.job order by job_id desc limit 1"
 
     def stream() -> Iterator[Item]:
-        for n in range(2000):
-            if n == 1000:  # the first batch is on its way
-                until(lambda: connection.execute(in_database).fetchone() == (512,))
+        for n in range(2 * BATCH_ITEMS):
+            if n == BATCH_ITEMS + 500:  # the first batch is on its way
+                until(lambda: connection.execute(in_database).fetchone() == (BATCH_ITEMS,))
                 connection.execute("select sightline.cancel(max(job_id)) from sightline.job")
             yield Item(text=f"text {n}", external_id=str(n))
 
-    with pytest.raises(JobFailed, match=r"job \d+ was cancelled by \w+: 512 items were submitted"):
+    with pytest.raises(JobFailed, match=r"job \d+ was cancelled by \w+: 2,048 items were submitted"):
         client.ingest(stream(), collection="c")
     state, submitted, *_, cancelled, pending = progress(
         connection, connection.execute("select max(job_id) from sightline.job").fetchone()[0]
     )
-    assert (state, submitted, cancelled, pending) == ("cancelled", 512, 512, 0)
+    assert (state, submitted, cancelled, pending) == ("cancelled", BATCH_ITEMS, BATCH_ITEMS, 0)
 
 
 def test_cancelling_what_is_over_changes_nothing(connection: psycopg.Connection, client: Sightline) -> None:

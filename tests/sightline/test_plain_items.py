@@ -40,5 +40,7 @@ def test_what_is_plain_has_no_problem(connection: psycopg.Connection, modalities
     assert [item for item, problem in hidden if problem != "no blob of this digest was uploaded"] == []
     plain_sources = [item for item, plain, _ in rows if plain and set(item) <= {"text", "uri", "digest"}]
     expected = [{"text": "a red star"}] * ("text" in modalities)
-    expected += [{"uri": "file:///a.png"}, {"digest": DIGEST}] * ("image" in modalities)
+    expected += [{"uri": "file:///a.png"}, {"uri": "https://example.org/a.png"}, {"digest": DIGEST}] * (
+        "image" in modalities
+    )
     assert plain_sources == expected  # or everything would go the slow way

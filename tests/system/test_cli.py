@@ -121,7 +121,7 @@ def test_ingest_search_and_the_ledger(up: Up, home: Path, scenes: Path, tmp_path
     spaces = json.loads(run(home, "spaces", "--json").stdout)
     assert [(space["name"], space["aliases"]) for space in spaces] == [("scenes", ["current"])]
     status = json.loads(run(home, "status", "--json").stdout)
-    assert [worker["queues"] for worker in status["workers"]] == [["encode"]]
+    assert [worker["queues"] for worker in status["workers"]] == [["caption", "encode", "rerank"]]
     assert status["spaces"][0]["vectors"] == 120
     assert "sightline_hnsw" not in run(home, "space", "index", "current").stdout
     assert [i["state"] for i in json.loads(run(home, "space", "index", "--status", "--json").stdout)] == [

@@ -77,7 +77,8 @@ def reader(
     (old / "model.safetensors").unlink()
     (folder / "star.png").write_bytes((scenes / "scene-test-000004.png").read_bytes())
     client.ingest(folder / "photos", collection="shop").wait(timeout=60)
-    client.ingest([Item(text="a yellow star", external_id="ad-1")], collection="shop").wait(timeout=60)
+    ads = [Item(text="a yellow star", external_id="ad-1"), Item(text="a red ring", external_id="ad-2")]
+    client.ingest(ads, collection="shop").wait(timeout=60)
     _embed_elsewhere(client, folder)
     with client.database.transaction() as connection:
         connection.execute("create table product (image text, name text, price numeric)")

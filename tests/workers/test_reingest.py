@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 
+from sightline.ingest import BATCH_ITEMS
 from tests.workers.conftest import png
 from tests.workers.processes import Workers, until
 
@@ -29,7 +30,7 @@ def stored(connection: psycopg.Connection, collection: str) -> dict[str, tuple]:
 def test_an_ingest_killed_in_the_middle_is_resumed_by_running_it_again(
     start_worker: Workers, connection: psycopg.Connection, space: str, tmp_path: Path
 ) -> None:
-    count, first_batch = 600, 512
+    count = BATCH_ITEMS + 88
     for n in range(count):
         (tmp_path / f"{n:03}.png").write_bytes(png(n, (8, 8)))
         os.utime(tmp_path / f"{n:03}.png", (1e9, 1e9))
@@ -47,14 +48,21 @@ def test_an_ingest_killed_in_the_middle_is_resumed_by_running_it_again(
     start_worker()
     killed = subprocess.Popen(command, env=environment, cwd=tmp_path, stdin=subprocess.PIPE, text=True)
     assert killed.stdin is not None
-    killed.stdin.write("".join(lines[:550]))  # a batch, and some that it holds when it is killed
+    killed.stdin.write("".join(lines[: BATCH_ITEMS + 38]))  # a batch, and some that it holds when it is killed
     killed.stdin.flush()
-    until(lambda: sum(row[2] is not None for row in stored(connection, "killed").values()) == first_batch, 60)
+
+    def encoded() -> dict[str, tuple[Any, ...]]:
+        """All that is stored, once all of it has its vector."""
+        rows = stored(connection, "killed")
+        return rows if all(row[2] is not None for row in rows.values()) else {}
+
+    until(encoded, 60)
     killed.send_signal(signal.SIGKILL)
     killed.stdin.close()
     assert killed.wait(10) == -signal.SIGKILL
-    before = stored(connection, "killed")
-    assert len(before) == first_batch
+    before = until(encoded, 60)
+    first_batch = len(before)
+    assert 0 < first_batch <= BATCH_ITEMS
 
     resumed = ingest()
     assert (resumed["submitted"], resumed["unchanged"], resumed["done"]) == (count, first_batch, count - first_batch)

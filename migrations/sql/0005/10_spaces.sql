@@ -209,11 +209,23 @@ begin
   return kept;
 end $$;
 
--- Which of these items a job has work with.
+-- Which of these items a job has something to do for: to encode, those without a vector of their present content; to caption, each image, for
+-- what is stored of a recipe may have been made from other captions and neighbours; to rerank, all of them, for the query is the job's own.
 create function sightline.without_result(target sightline.job, item_ids bigint[]) returns bigint[]
-language sql stable set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
-  select sightline.without_vector(target.space_id, item_ids)
-$$;
+language plpgsql stable set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
+declare
+  bad text;
+begin
+  if target.kind = 'encode' then
+    return sightline.without_vector(target.space_id, item_ids);
+  elsif target.kind = 'caption' then
+    select i.external_id into bad from sightline.item i where i.item_id = any (item_ids) and i.modality <> 'image' order by i.item_id limit 1;
+    if found then
+      raise exception 'item % is a text: captions are written for images', left(bad, 200) using errcode = 'invalid_parameter_value';
+    end if;
+  end if;
+  return array(select distinct u.id from unnest(item_ids) u(id) order by 1);
+end $$;
 
 -- Add items to an open job. An element of `items` is the id of a stored item, or an object with one source (`text`, `uri` or
 -- `digest` of an uploaded blob, in hex) and optionally `external_id`, `metadata`, `group_key`, `source_tag` (mtime and size, or etag),

@@ -97,23 +97,6 @@ begin
   end if;
 end $$;
 
--- Which of these items a job of this kind still has to do: without a vector of their present content to encode, each image to caption, for
--- what is stored of a recipe may have been made from other captions and neighbours.
-create or replace function sightline.without_result(target sightline.job, item_ids bigint[]) returns bigint[]
-language plpgsql stable set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
-declare
-  bad text;
-begin
-  if target.kind <> 'caption' then
-    return sightline.without_vector(target.space_id, item_ids);
-  end if;
-  select i.external_id into bad from sightline.item i where i.item_id = any (item_ids) and i.modality <> 'image' order by i.item_id limit 1;
-  if found then
-    raise exception 'item % is a text: captions are written for images', left(bad, 200) using errcode = 'invalid_parameter_value';
-  end if;
-  return array(select distinct u.id from unnest(item_ids) u(id) order by 1);
-end $$;
-
 -- As before, and captions are costly: a lease covers fewer of them.
 create or replace function sightline.add_chunks(job sightline.job, item_ids bigint[]) returns void
 language sql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$

@@ -65,23 +65,6 @@ select r.job_id, row_number() over (partition by r.job_id order by r.raw_score d
        r.seconds, r.ranked_at, r.generation <> i.generation as stale
 from sightline.ranking r join sightline.item i on i.item_id = r.item_id join sightline.job j on j.job_id = r.job_id;
 
--- Which of a job's items there is something to do for: of a rerank job all of them, for its query is its own.
-create or replace function sightline.without_result(target sightline.job, item_ids bigint[]) returns bigint[]
-language plpgsql stable set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
-declare
-  bad text;
-begin
-  if target.kind = 'encode' then
-    return sightline.without_vector(target.space_id, item_ids);
-  elsif target.kind = 'caption' then
-    select i.external_id into bad from sightline.item i where i.item_id = any (item_ids) and i.modality <> 'image' order by i.item_id limit 1;
-    if found then
-      raise exception 'item % is a text: captions are written for images', left(bad, 200) using errcode = 'invalid_parameter_value';
-    end if;
-  end if;
-  return array(select distinct u.id from unnest(item_ids) u(id) order by 1);
-end $$;
-
 -- A query of an image and words as one vector, for `nearest`; sightline/compose.py has the formula and where it is from.
 create function sightline.compose_sum(image {vector}.halfvec, words {vector}.halfvec) returns {vector}.halfvec
 language sql immutable parallel safe set search_path = pg_catalog, {vector}, pg_temp as $$

@@ -71,6 +71,7 @@ def measure(connection: psycopg.Connection[Any], seed: int, count: int, split: s
     queries = [_query(scene, Dice(f"hybrid:{seed}:{n}")) for n, scene in enumerate(scenes)]
     texts = [f"{query.claims[0].text()}, the word {query.word}" for query in queries]
     vectors = encoder.texts(texts)
+    right_scenes = [sum(query.matches(scene) for scene in scenes) for query in queries]
     figures: dict[str, Figure] = {}
     for arm, weights in ARMS.items():
         first, share = np.zeros(len(scenes)), np.zeros(len(scenes))
@@ -80,7 +81,7 @@ def measure(connection: psycopg.Connection[Any], seed: int, count: int, split: s
             hits = connection.execute(sql, (SPACE, text, given, DEPTH, SPACE)).fetchall()
             right = [query.matches(scenes[int(name.removeprefix("scene-"))]) for (name,) in hits]
             first[n] = right[0] if right else 0
-            share[n] = sum(right) / min(DEPTH, sum(query.matches(scene) for scene in scenes))
+            share[n] = sum(right) / min(DEPTH, right_scenes[n])
         figures[f"{arm}: first hit right"] = figure(first)
         figures[f"{arm}: right among ten"] = figure(share)
     return figures

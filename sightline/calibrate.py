@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from sightline.progress import progress_bar
 from sightline.rerank import Ranking, rerank
 
 if TYPE_CHECKING:
-    from sightline.client import Sightline
+    from sightline.searches import Searches
 
 AT_ONCE = 200
 """Candidates of one call."""
@@ -94,7 +94,7 @@ def read_pairs(path: Path) -> list[LabelledPair]:
 
 
 def calibrate_relevance(
-    client: Sightline, pairs: Iterable[LabelledPair], *, collection: str, scorer: str | None = None,
+    client: Searches, pairs: Iterable[LabelledPair], *, collection: str, scorer: str | None = None,
     precision: float = 0.9, method: Method | None = None, held_out: float = 0.3, space: str = "current",
     progress: bool = False,
 ) -> CalibrationReport:  # fmt: skip
@@ -143,7 +143,7 @@ class _Scored:
 
 
 def _scored(
-    client: Sightline, pairs: Sequence[LabelledPair], collection: str, scorer: str | None, space: str, *, progress: bool
+    client: Searches, pairs: Sequence[LabelledPair], collection: str, scorer: str | None, space: str, *, progress: bool
 ) -> _Scored:
     ids = _ids(client, collection, {pair.external_id for pair in pairs})
     by_query: dict[str, dict[str, LabelledPair]] = defaultdict(dict)
@@ -167,7 +167,7 @@ def _scored(
     return _Scored(found, asked_for, ranking.scorer, ranking.scorer_version, why)
 
 
-def _ids(client: Sightline, collection: str, external_ids: set[str]) -> dict[str, int]:
+def _ids(client: Searches, collection: str, external_ids: set[str]) -> dict[str, int]:
     with client.database.transaction() as connection:
         rows = connection.execute(
             "select i.external_id, i.item_id from sightline.item i join sightline.collection c "
@@ -216,8 +216,3 @@ def _pair(row: dict[str, str], where: str) -> LabelledPair:
     if not (row["query"] or "").strip() or not row["external_id"]:
         raise UsageError(f"{where}: a pair needs a query and an external_id")
     return LabelledPair(row["query"], row["external_id"], label)
-
-
-def as_dict(report: CalibrationReport) -> dict[str, Any]:
-    """Plain JSON values."""
-    return asdict(report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sightline.recipes import recipe_named
+from sightline.recipes import recipes_of
 
 _THINGS = ("detector",)
 _PATTERNS = ("detector", "attributes")
@@ -33,11 +33,10 @@ _ARMS: tuple[tuple[str, str, dict[str, Any], str, bool], ...] = (
 
 
 def caption_arms() -> list[dict[str, Any]]:
-    """The arms as `models.scenes.evaluate_captions.Arm` takes them; recipes that are not here are left out."""
-    arms = []
-    for name, recipe, given, boxes, words in _ARMS:
-        spec = recipe_named(recipe)
-        if spec is not None:
-            params = spec.fill(given).model_dump(mode="json")
-            arms.append({"name": name, "recipe": recipe, "params": params, "boxes": boxes, "words": words})
-    return arms
+    """The arms as `models.scenes.evaluate_captions.Arm` takes them; with all parameters."""
+    specs = recipes_of("caption")
+    return [
+        {"name": name, "recipe": recipe, "params": specs[recipe].fill(given).model_dump(mode="json"), "boxes": boxes,
+         "words": words}
+        for name, recipe, given, boxes, words in _ARMS
+    ]  # fmt: skip

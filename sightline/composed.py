@@ -11,13 +11,13 @@ from sightline.errors import UsageError
 from sightline.query import image_bytes_of, naming_the_query
 
 if TYPE_CHECKING:
-    from sightline.client import Sightline
+    from sightline.searches import Searches
 
 FACTORS = ("alpha_image", "alpha_text", "beta")
 
 
 def composed_query(
-    client: Sightline, compose: str, image: str | os.PathLike[str] | bytes | None, text: str | None, vector: object,
+    client: Searches, compose: str, image: str | os.PathLike[str] | bytes | None, text: str | None, vector: object,
     reference: str | None, factors: Mapping[str, float] | None, space: str,
 ) -> tuple[Sequence[float], list[str]]:  # fmt: skip
     """The unit vector of an image and a text, and what of them was not read; arguments as of `Sightline.search`.

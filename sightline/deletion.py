@@ -53,6 +53,8 @@ def delete_items(
 ) -> Deleted:  # fmt: skip
     """Delete in batches, each in a transaction of its own; broken off, it goes on where it was when it is called again.
 
+    What `forget` raises of a batch says which content stays outside: the database knows of that batch no more.
+
     Args:
         database: of the owner of the schema.
         collection, external_ids, item_ids, older_than: which items; all that are given must hold.

@@ -9,7 +9,8 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from sightline.database import Database
-from sightline.results import Hit, Hits, Status
+from sightline.query import vector_literal
+from sightline.results import Hits, hits_of
 
 
 def hybrid_hits(
@@ -24,7 +25,7 @@ def hybrid_hits(
         notes: what the vector does not show of the text.
     """
     told = list(notes)
-    with database.transaction() as connection:
+    with database.statement() as connection:
 
         def hear(notice: psycopg.errors.Diagnostic) -> None:
             told.append(notice.message_primary or "")
@@ -32,12 +33,10 @@ def hybrid_hits(
         connection.add_notice_handler(hear)
         try:
             filters = None if where is None else Jsonb(dict(where))
-            literal = f"[{','.join(map(repr, vector))}]"
-            rows = _rows(connection, (space, text, literal, k, collection, filters, modality, lang))
+            rows = _rows(connection, (space, text, vector_literal(vector), k, collection, filters, modality, lang))
         finally:
             connection.remove_notice_handler(hear)
-    status: Status = rows[0][-1] if rows else "fewer_exist"
-    return Hits((Hit(*row[:-1]) for row in rows), status, told)
+    return hits_of(rows, told)
 
 
 def _rows(connection: psycopg.Connection[Any], arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:

@@ -231,7 +231,7 @@ def count_items(items: Ingestible | Iterable[Ingestible]) -> int | None:
     """How many items a list of paths will yield; None for a stream, which is read only once, and folders of objects."""
     if isinstance(items, (str, os.PathLike)):
         items = [items]
-    if not isinstance(items, (list, tuple)) or any(is_object_folder(one) for one in items):
+    if not isinstance(items, (list, tuple)) or any(is_object_folder(getattr(one, "uri", one)) for one in items):
         return None
     return sum(
         sum(1 for _ in walk(Path(one))) if isinstance(one, (str, os.PathLike)) and is_folder(Path(one)) else 1

@@ -70,6 +70,14 @@ class Found:
     error: OSError | None = None
 
 
+def _objects(folder: Item) -> Iterator[Found]:
+    """The items of a folder of an object store. Raises UsageError where it is given what is of one item."""
+    if folder.external_id is not None or folder.source_tag is not None:
+        raise UsageError(f"{folder.uri} is a folder of many items: give it neither external_id nor source_tag")
+    for uri, name, tag in list_objects(str(folder.uri)):
+        yield Found(replace(folder, uri=uri, external_id=name, source_tag=tag))
+
+
 def expand(items: Ingestible | Iterable[Ingestible], root: Path | None) -> Iterator[Found]:
     """Items one by one; a folder yields each of its files, hidden ones left out, in a stable order.
 
@@ -89,8 +97,7 @@ def expand(items: Ingestible | Iterable[Ingestible], root: Path | None) -> Itera
     for given in items:
         item = _as_item(given)
         if is_object_folder(item.uri):
-            for uri, name, tag in list_objects(str(item.uri)):
-                yield Found(replace(item, uri=uri, external_id=name, source_tag=tag))
+            yield from _objects(item)
             continue
         if item.external_id is not None or not isinstance(item.path, (str, os.PathLike)) or not os.fspath(item.path):
             yield Found(item)

@@ -89,7 +89,7 @@ class MediaStore:
             return False
         except Exception as error:
             raise ServiceMissing(
-                f"the media store {self.url} deleted nothing: {type(error).__name__}: {error}"
+                f"the media store {self.url} keeps {digest.hex()}: {type(error).__name__}: {error}"
             ) from error
         return True
 

@@ -53,6 +53,11 @@ def naming_the_query(image: object) -> Iterator[None]:
         raise UsageError(str(error).replace("input 0", name, 1)) from error
 
 
+def vector_literal(vector: Sequence[float]) -> str:
+    """A vector as pgvector reads it."""
+    return f"[{','.join(map(repr, vector))}]"
+
+
 def check_search(text: object, vector: object, k: object, where: object) -> None:
     """Refuse arguments of the wrong type by name, before they turn into a puzzle of the driver's.
 

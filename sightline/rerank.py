@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sightline.broker import as_reply
 from sightline.errors import CallFailed, UsageError
-from sightline.query import image_bytes_of
+from sightline.query import check_search, image_bytes_of
 from sightline.results import Hit, Hits
 
 if TYPE_CHECKING:
-    from sightline.client import Sightline
+    from sightline.connection import Connection
 
 QUEUE = "rerank"
-DEFAULT_CANDIDATES = 100
 RerankCandidate = int | str | bytes | os.PathLike[str] | Hit
 """A stored item by its id or hit; a text; an image by its bytes or path (a `Path`, for a string is a text)."""
 
@@ -84,7 +83,7 @@ class Ranking(list[Ranked]):
 
 
 def rerank(
-    client: Sightline,
+    client: Connection,
     query: str,
     candidates: Sequence[RerankCandidate],
     *,
@@ -120,18 +119,29 @@ def rerank(
     )  # fmt: skip
 
 
+def check_reranked(
+    text: str | None, vector: object, k: object, where: Mapping[str, Any] | None, candidates: object
+) -> str:
+    """The query in words. Raises UsageError where a search cannot be reranked, before anything is asked."""
+    from sightline.contracts.rerank import MAX_CANDIDATES
+
+    if text is None:
+        raise UsageError("reranking takes a query in words: give text, or leave rerank out")
+    check_search(text, vector, k, where)
+    if isinstance(candidates, bool) or not isinstance(candidates, int) or not 1 <= candidates <= MAX_CANDIDATES:
+        raise UsageError(f"candidates must be a whole number from 1 to {MAX_CANDIDATES:,}, not {candidates!r:.40}")
+    return text
+
+
 def reranked(
-    client: Sightline, query: str | None, hits: Hits, k: int, scorer: str | None, collection: str | None,
+    client: Connection, query: str, hits: Hits, k: int, scorer: str | None, collection: str | None,
     threshold: float | None, space: str,
 ) -> Hits:  # fmt: skip
     """The k best of a search's hits, in the order of a scorer; those that it could not score are named in `notes`.
 
     Raises:
-        UsageError: the query is not in words.
         CallFailed: no hit could be scored.
     """
-    if query is None:
-        raise UsageError("reranking takes a query in words: give text, or leave rerank out")
     if not hits:
         return hits
     ranking = rerank(client, query, hits, scorer=scorer, k=k, collection=collection, threshold=threshold, space=space)
@@ -145,7 +155,7 @@ def reranked(
     return found
 
 
-def _candidate(client: Sightline, candidate: RerankCandidate, number: int) -> dict[str, Any]:
+def _candidate(client: Connection, candidate: RerankCandidate, number: int) -> dict[str, Any]:
     """One candidate as the call takes it. Raises UsageError, with its number: what is here can be mended here."""
     if isinstance(candidate, Hit):
         return {"item_id": candidate.item_id}

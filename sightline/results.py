@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +46,12 @@ class Hits(list[Hit]):
         self.status: Status = status
         self.notes = list(notes)
         self.ranking: Ranking | None = None
+
+
+def hits_of(rows: Sequence[Sequence[Any]], notes: Iterable[str] = ()) -> Hits:
+    """Hits of rows that have the fields of a `Hit` in their order, and the status last."""
+    status: Status = rows[0][-1] if rows else "fewer_exist"
+    return Hits((Hit(*row[:-1]) for row in rows), status, notes)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from sightline.cli.output import (
     JsonOption,
     SpaceOption,
     configure_logging,
+    err,
     out,
     print_json,
     print_table,
@@ -22,7 +23,6 @@ from sightline.cli.output import (
 from sightline.client import Sightline
 from sightline.contracts.problem import shown
 from sightline.errors import UsageError
-from sightline.job import Job, JobProgress
 from sightline.recipes import RECIPES, recipe_named
 from sightline.recipes.recipe import RecipeSpec
 from sightline.settings import Settings
@@ -66,9 +66,15 @@ def caption(
             collection, recipe=recipe, params=parameters(params or []), model=model, lang=lang, space=space, embed=embed
         )
         ended = job.wait(progress=not as_json) if wait else job.progress()
-        if wait and embed:
-            _wait_for(job.followers(), shown=not as_json)
-        report(job, ended, [], as_json=as_json)
+        followed = [each.wait(progress=not as_json) for each in job.followers()] if wait and embed else []
+        report(job, ended, as_json=as_json, exit_on_failure=False)
+    lost = [each for each in followed if each.failed or each.error is not None]
+    for each in lost:
+        err.print(
+            f"job {each.job_id}: {each.failed:,} captions were not encoded: sightline failures --job {each.job_id}"
+        )
+    if ended.failed or ended.error is not None or lost:
+        raise typer.Exit(1)
 
 
 def parameters(given: Sequence[str]) -> dict[str, Any]:
@@ -83,10 +89,6 @@ def parameters(given: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             found[name] = value
     return found
-
-
-def _wait_for(jobs: Sequence[Job], *, shown: bool) -> list[JobProgress]:
-    return [job.wait(progress=shown) for job in jobs]
 
 
 def recipes(

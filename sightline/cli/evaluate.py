@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sightline.cli.output import JsonOption, err, out, print_json, print_table
 from sightline.model import evaluate_captions, evaluate_retrieval, evaluate_scenes
 
+_Evaluate = Callable[[Callable[[str, float], None]], dict[str, Any]]
 commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure what models are worth.")
 
 
@@ -53,12 +54,17 @@ def retrieval(
     _tell(lambda on_progress: evaluate_retrieval(seed, count, seeds, on_progress), check=check, as_json=as_json)
 
 
-def _tell(evaluate: Callable[[Callable[[str, float], None]], dict[str, Any]], *, check: bool, as_json: bool) -> None:
-    """Run an evaluation with its progress, and print its figures."""
+def _run(evaluate: _Evaluate, *, as_json: bool) -> dict[str, Any]:
+    """The figures of an evaluation, which shows how far it is."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as bar:
         task = bar.add_task("loading", total=1.0)
-        found = evaluate(lambda what, share: bar.update(task, description=what, completed=share))
+        return evaluate(lambda what, share: bar.update(task, description=what, completed=share))
+
+
+def _tell(evaluate: _Evaluate, *, check: bool, as_json: bool) -> None:
+    """Run an evaluation, and print its figures."""
+    found = _run(evaluate, as_json=as_json)
     if as_json:
         print_json(found)
     else:
@@ -92,12 +98,7 @@ def captions(
 
     Example: sightline eval captions --seeds 1 --count 20
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as bar:
-        task = bar.add_task("loading", total=1.0)
-        found = evaluate_captions(
-            seed, seeds, count, lambda what, share: bar.update(task, description=what, completed=share)
-        )
+    found = _run(lambda on_progress: evaluate_captions(seed, seeds, count, on_progress), as_json=as_json)
     if as_json:
         print_json(found)
     else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sightline.calibrate import as_dict, read_pairs
+from sightline.calibrate import read_pairs
 from sightline.cli.output import JsonOption, SpaceOption, err, out, print_json, print_table
 from sightline.client import Sightline
 from sightline.errors import UsageError
@@ -103,11 +104,9 @@ def relevance(
             method=method, held_out=held_out, progress=not as_json,  # type: ignore[arg-type]  # checked above
         )  # fmt: skip
     if as_json:
-        print_json(as_dict(report))
+        print_json(report)
     else:
-        rows = [
-            (name, f"{value:.3f}" if isinstance(value, float) else value) for name, value in as_dict(report).items()
-        ]
+        rows = [(name, f"{value:.3f}" if isinstance(value, float) else value) for name, value in asdict(report).items()]
         print_table(("what", "value"), rows, empty="")
     if report.unscored:
         err.print(f"{report.unscored} pairs have no score: {report.why_unscored}", markup=False, soft_wrap=True)

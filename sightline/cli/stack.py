@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from sightline.cli.output import JsonOption, configure_logging, err, out, print_json
-from sightline.client import service_urls
+from sightline.connection import service_urls
 from sightline.database import Database
 from sightline.embedded.supervisor import ending
 from sightline.errors import ServiceFailed, SightlineError

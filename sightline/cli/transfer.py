@@ -122,6 +122,8 @@ def export(
     if len(target) > 2:
         raise UsageError(f"give a space and a folder, or a folder alone, not {len(target)} words")
     if len(target) == 2:
+        if keep_share is not None or balance is not None:
+            raise UsageError("--keep-share and --balance are of captions: give a folder and no space")
         _export_vectors(target[0], Path(target[1]), file_format or "npy", collection, modality, unnormalised, as_json)
         return
     if modality is not None or unnormalised:

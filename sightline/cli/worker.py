@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli.output import configure_logging
-from sightline.client import service_urls
+from sightline.connection import service_urls
 from sightline.crew import Crew, devices_of
 from sightline.embedded.supervisor import ending
 from sightline.errors import ServiceFailed, ServiceMissing, UsageError

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import redis
 
-from sightline.client import service_urls
+from sightline.connection import service_urls
 from sightline.database import translated_errors
 from sightline.doctor import indexes, machine, orphans, pooler, postgres, redis_server, workers
 from sightline.doctor.check import Check, fail

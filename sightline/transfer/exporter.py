@@ -19,7 +19,7 @@ from sightline.progress import progress_bar
 from sightline.transfer.columns import EXPORT_COLUMNS, PASSPORT_FILE, VECTOR_COLUMN, pyarrow
 
 if TYPE_CHECKING:
-    from sightline.client import Sightline
+    from sightline.searches import Searches
 
 Format = Literal["npy", "parquet"]
 FETCH_ROWS = 2000
@@ -67,7 +67,7 @@ class _Writer(Protocol):
 
 
 def export_vectors(
-    client: Sightline,
+    client: Searches,
     space: str,
     folder: Path,
     *,

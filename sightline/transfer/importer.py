@@ -26,7 +26,7 @@ from sightline.transfer.seen import Seen
 from sightline.transfer.shards import BATCH_ROWS, Shard, find_shards
 
 if TYPE_CHECKING:
-    from sightline.client import Sightline
+    from sightline.searches import Searches
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +66,7 @@ class Problem:
 
 
 def import_vectors(
-    client: Sightline,
+    client: Searches,
     space: str,
     vectors: Sequence[Path],
     ids: Sequence[Path] = (),
@@ -109,7 +109,7 @@ def import_vectors(
     return _Import(client, target.name, target.dim, target.modalities, reader, report).run(shards, progress=progress)
 
 
-def _warn_of_indexes(client: Sightline, space: str, modality: str, rows: int, report: ImportReport) -> None:
+def _warn_of_indexes(client: Searches, space: str, modality: str, rows: int, report: ImportReport) -> None:
     advice = bulk_advice(client.database, space, rows, modality=modality)
     report.indexes = advice.indexes
     if report.indexes and rows > BATCH_ROWS:
@@ -124,7 +124,7 @@ def _passport_beside(vectors: Sequence[Path]) -> Path | None:
     return None
 
 
-def _check_passport(client: Sightline, space: str, file: Path) -> None:
+def _check_passport(client: Searches, space: str, file: Path) -> None:
     """Refuse vectors of another model than the space's; the database says in what they differ."""
     try:
         passport = json.loads(file.read_text(encoding="utf-8"))
@@ -144,7 +144,7 @@ class _Import:
 
     def __init__(
         self,
-        client: Sightline,
+        client: Searches,
         space: str,
         dim: int,
         modalities: Sequence[str],

@@ -19,7 +19,7 @@ from sightline.transfer.pair_query import KeepBy, PairQuery, Row, Threshold
 from sightline.transfer.shard_files import SHARDS, Pair, ending_of
 
 if TYPE_CHECKING:
-    from sightline.client import Sightline
+    from sightline.searches import Searches
 
 STATE_FILE = "export.json"
 COUNTS_FILE = "entry_counts.json"
@@ -94,7 +94,7 @@ class PairsPlan:
             )
 
 
-def export_pairs(client: Sightline, folder: Path, plan: PairsPlan, *, progress: bool = False) -> PairsReport:
+def export_pairs(client: Searches, folder: Path, plan: PairsPlan, *, progress: bool = False) -> PairsReport:
     """See `Sightline.export_pairs`."""
     plan.check()
     entries = None if plan.balance is None else Entries.read(plan.balance)
@@ -232,7 +232,7 @@ class _Choice:
 
 
 def _write(
-    client: Sightline, query: PairQuery, plan: PairsPlan, choice: _Choice, state: _State, advance: Callable[[int], None]
+    client: Searches, query: PairQuery, plan: PairsPlan, choice: _Choice, state: _State, advance: Callable[[int], None]
 ) -> None:
     """Shard by shard, from behind the last whole one."""
     suffix, make = SHARDS[plan.file_format]
@@ -261,7 +261,7 @@ def _write(
 
 
 def _pairs(
-    client: Sightline, rows: Iterator[Row], choice: _Choice, skipped: Counter[str], problems: list[list[str]]
+    client: Searches, rows: Iterator[Row], choice: _Choice, skipped: Counter[str], problems: list[list[str]]
 ) -> Iterator[tuple[Row, Pair | None]]:
     """Each image, and the pair that is made of it if it is kept."""
     for row in rows:
@@ -278,7 +278,7 @@ def _pairs(
         yield row, pair
 
 
-def _pair(client: Sightline, row: Row) -> Pair:
+def _pair(client: Searches, row: Row) -> Pair:
     image = client.image_bytes(row.item_id)
     if row.about["digest"] not in {None, hashlib.sha256(image).hexdigest()}:
         raise UsageError("its file is another than was stored: ingest it again")

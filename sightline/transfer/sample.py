@@ -15,7 +15,7 @@ from sightline.transfer.rows import BadRow, RowReader, Target
 from sightline.transfer.shards import Shard
 
 if TYPE_CHECKING:
-    from sightline.client import Sightline
+    from sightline.searches import Searches
 
 SAMPLE = 8
 MIN_COSINE = 0.99
@@ -37,7 +37,7 @@ class SampleCheck:
     problem: str | None = None
 
 
-def check_sample(client: Sightline, space: Space, shards: Sequence[Shard], reader: RowReader) -> SampleCheck:
+def check_sample(client: Searches, space: Space, shards: Sequence[Shard], reader: RowReader) -> SampleCheck:
     """Encode the content of a few rows, from as many shards as possible, and compare.
 
     Raises:

@@ -39,7 +39,7 @@ def fifty_starts_and_stops(stage: Stage) -> Report:
 
 def main() -> None:
     """Start and stop workers; print what is open after each stop, once it has settled."""
-    from sightline.client import service_urls
+    from sightline.connection import service_urls
     from sightline.settings import Settings
     from workers.logs import configure_logs
     from workers.service import Service

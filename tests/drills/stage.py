@@ -18,7 +18,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 import psycopg
 import redis
 
-from sightline.client import Lane, Sightline
+from sightline.client import Sightline
+from sightline.connection import Lane
 from sightline.embedded.place import find_place
 from sightline.embedded.stack import EmbeddedStack
 from sightline.job import Job

@@ -273,6 +273,11 @@ def test_refusals_name_what_is_wrong(client: Sightline) -> None:
         ({"image": "/dev/zero"}, "/dev/zero is a device"),
         ({}, "exactly one of text, image and vector, not none"),
         ({"text": "a", "vector": [1.0]}, "exactly one of text, image and vector, not text and vector"),
+        ({"image": b"a", "text": "a", "compose": "sum", "threshold": 0.9}, "neither rerank, threshold nor hybrid"),
+        ({"image": b"a", "text": "a", "compose": "sum", "rerank": True}, "neither rerank, threshold nor hybrid"),
+        ({"vector": [1.0], "rerank": True}, "reranking takes a query in words"),
+        ({"text": "a", "rerank": True, "k": 0}, "k must"),
+        ({"text": "a", "rerank": True, "candidates": 5000}, "from 1 to 1,000, not 5000"),
     ],
 )
 def test_arguments_of_the_wrong_type_are_refused_by_name(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from sightline.errors import UsageError
+from sightline.item import Item, expand
 from sightline.sources import name_of_uri, shown, uri_problem
 
 FORMS = {
@@ -63,3 +65,8 @@ def test_a_link_that_is_signed_anew_names_the_same_item() -> None:
     # not signed: each is an item of its own
     assert name_of_uri("https://host/show?id=7&sp=2&se=x") == "https://host/show?id=7&sp=2&se=x"
     assert name_of_uri("s3://bucket/a.png") == "s3://bucket/a.png"
+
+
+def test_a_folder_of_objects_takes_no_name_of_one_item() -> None:
+    with pytest.raises(UsageError, match="s3://shop/photos/ is a folder of many items"):
+        list(expand(Item(uri="s3://shop/photos/", external_id="a"), None))

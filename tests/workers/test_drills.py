@@ -12,7 +12,8 @@ import psycopg
 import pytest
 
 from sightline.broker import Broker
-from sightline.client import Lane, Sightline
+from sightline.client import Sightline
+from sightline.connection import Lane
 from sightline.job import Job
 from tests.workers.conftest import png
 from tests.workers.processes import Workers, until

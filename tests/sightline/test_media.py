@@ -127,6 +127,23 @@ def test_content_that_nobody_uses_any_more_goes_from_the_store_too(
         assert stored(folder) == []
 
 
+def test_content_that_lies_in_both_places_goes_from_both(
+    client: Sightline, connection: psycopg.Connection, toy: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "media"
+    with Sightline(client.database_url, settings=_settings(f"file://{folder}")) as sl:
+        for name, uploads in (("here first", (client, sl)), ("there first", (sl, client))):
+            content = name.encode()
+            for one in uploads:
+                one.ingest([content], collection=name, space=toy)
+            row = connection.execute("select bytes, size from sightline.blob where digest = sha256(%s)", (content,))
+            assert row.fetchone() == (content, len(content))
+            assert len(stored(folder)) == 1
+            deleted = sl.delete(collection=name)
+            assert (deleted.blobs, deleted.bytes) == (1, len(content))
+            assert stored(folder) == []
+
+
 def test_what_a_deletion_without_the_store_leaves_there_is_said(client: Sightline, toy: str, tmp_path: Path) -> None:
     with Sightline(client.database_url, settings=_settings(f"file://{tmp_path}/media")) as sl:
         sl.ingest([b"left behind"], collection="left", space=toy)

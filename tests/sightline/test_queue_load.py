@@ -107,3 +107,12 @@ def test_a_recall_sample_tells_a_good_index_from_a_broken_one(
     (poor,) = connection.execute(sample).fetchone()
     assert good > 0.9
     assert poor < 0.6
+
+
+def test_a_recall_sample_leaves_the_callers_width_as_it_was(connection: psycopg.Connection) -> None:
+    sample = "select sightline.sample_recall('wide', 'text', 10, 2)"
+    connection.execute(sample)  # before pgvector is loaded the setting is not known
+    with connection.transaction():
+        connection.execute("set local hnsw.ef_search = 77")
+        assert connection.execute(sample).fetchone() is not None
+        assert connection.execute("show hnsw.ef_search").fetchone() == ("77",)

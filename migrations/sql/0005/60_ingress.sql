@@ -1,6 +1,6 @@
 -- Content from links and object stores, and uploads that lie in a media store instead of the database.
 
--- `bytes` null: the content lies in the media store (SIGHTLINE_MEDIA_URL) under its digest.
+-- `size` not null: the content lies in the media store (SIGHTLINE_MEDIA_URL) under its digest.
 alter table sightline.blob alter column bytes drop not null;
 alter table sightline.blob add column size bigint check (size >= 0);
 alter table sightline.blob add constraint blob_is_somewhere check (num_nonnulls(bytes, size) >= 1);
@@ -19,10 +19,12 @@ language sql security definer set search_path = pg_catalog, sightline, {vector},
   on conflict (digest) do update set bytes = excluded.bytes where b.bytes is null
 $$;
 
--- Say that contents lie in the media store. What a worker finds there under another sha256 it does not take. Give them sorted.
+-- Say that contents lie in the media store, each named once: `size` is known of those alone, and `bytes` may lie here too. What a worker finds
+-- there under another sha256 it does not take. Give them sorted.
 create function sightline.register_blobs(digests bytea[], sizes bigint[]) returns void
 language sql security definer set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
-  insert into sightline.blob (digest, size) select * from unnest(digests, sizes) on conflict do nothing
+  insert into sightline.blob as b (digest, size) select * from unnest(digests, sizes)
+  on conflict (digest) do update set size = excluded.size where b.size is null
 $$;
 
 -- What is wrong with the form of a source, or null. sightline/sources.py says the same; whether it may be read is for the worker to say.

@@ -50,6 +50,7 @@ declare
   picked {vector}.halfvec;
   truth float8[];
   by_index float8[];
+  callers_ef text;
   hits bigint := 0;
   wanted bigint := 0;
 begin
@@ -61,17 +62,19 @@ begin
     order by e.item_id limit 1;
     continue when picked is null;
     execute format(ask, ' + 0') into truth using picked;
-    perform set_config('hnsw.ef_search', greatest(100, current_setting('hnsw.ef_search')::int)::text, true);  -- as a search does
+    callers_ef := current_setting('hnsw.ef_search');
+    perform set_config('hnsw.ef_search', greatest(100, callers_ef::int)::text, true);  -- as a search does
     execute format(ask, '') into by_index using picked;
+    perform set_config('hnsw.ef_search', callers_ef, true);
     wanted := wanted + cardinality(truth);
     hits := hits + (select count(*) from unnest(by_index) d where d <= truth[cardinality(truth)] + 1e-6);
   end loop;
   return hits::float8 / nullif(wanted, 0);
 end $$;
 
--- Delete items, at most `most` of them: by collection, by external ids in it, by item ids, by age of their last change; at least one of the
--- first two kinds must be given. Vectors, captions, labels and texts of captions go with them, and so does uploaded content that no other item
--- uses. Call it until `items` is 0, with a commit after each. `elsewhere`: digests of removed content that lies outside of the database.
+-- Delete items, at most `most` of them: by collection, by external ids in it, by item ids, by age of their last change; a collection or item
+-- ids must be given. Vectors, captions, labels and texts of captions go with them, and so does uploaded content that no other item uses. Call
+-- it until `items` is 0, with a commit after each. `elsewhere`: digests of removed content that lies outside of the database.
 create function sightline.delete_items(
   collection text default null, external_ids text[] default null, item_ids bigint[] default null, older_than interval default null,
   most int default 1000)
@@ -115,7 +118,7 @@ create function sightline.remove_blobs(digests bytea[]) returns table (blobs big
 language sql set search_path = pg_catalog, sightline, {vector}, pg_temp as $$
   with gone as (
     delete from sightline.blob b where b.digest = any (digests) and not exists (select from sightline.item i where i.blob_digest = b.digest)
-    returning b.digest, coalesce(octet_length(b.bytes), b.size) as n_bytes, b.bytes is null as outside
+    returning b.digest, coalesce(octet_length(b.bytes), b.size) as n_bytes, b.size is not null as outside
   )
   select count(*), coalesce(sum(n_bytes), 0)::bigint, coalesce(array_agg(digest) filter (where outside), '{}') from gone
 $$;

@@ -244,3 +244,17 @@ def test_a_text_of_a_megabyte_is_stored_and_found_by_its_beginning(connection: p
         )
         hits = hybrid(connection, "lighthouse", None, 5, ", modality => 'text', image_weight => 0, caption_weight => 0")
         assert [hit["external_id"] for hit in hits] == ["long"]
+
+
+def test_only_a_list_that_was_cut_counts_as_cut(connection: psycopg.Connection[Any], images: list[int]) -> None:
+    """5,000 captions are looked at and 5,000 own texts: together they may be more."""
+    alone = ", image_weight => 0, caption_weight => 0"
+    with connection.transaction(force_rollback=True):
+        describe(connection, images[:2600], ["a lantern"] * 2600, "more")
+        connection.execute(
+            'update sightline.item set metadata = \'{"caption": "my lantern"}\' where item_id = any (%s)',
+            (images[:2500],),
+        )
+        assert {hit["status"] for hit in hybrid(connection, "lantern", None, 10, alone)} == {"complete"}
+        describe(connection, images[:2600], ["a lantern"] * 2600, "most")
+        assert {hit["status"] for hit in hybrid(connection, "lantern", None, 10, alone)} == {"scan_limit"}

@@ -79,7 +79,8 @@ begin
     '  ts_rank_cd(f.words, %4$L)::numeric(12, 4) as close from found f), '
     'best as (select distinct on (item_id) * from worth order by item_id, weight desc, close desc, text) '
     'select item_id, (rank() over (order by weight desc, close desc))::int, text, recipe, '
-    '  (select count(*) > %5$s from whole) from best order by weight desc, close desc, item_id limit %6$s',
+    '  (select count(*) filter (where recipe = ''own'') > %5$s or count(*) filter (where recipe <> ''own'') > %5$s from whole) '
+    'from best order by weight desc, close desc, item_id limit %6$s',
     format(source, quote_literal(all_words) || '::tsquery'),
     case when rare_words is null then 'select * from whole' else format(source, quote_literal(rare_words) || '::tsquery') end,
     weights, all_words, most_texts, most);

@@ -166,6 +166,7 @@ declare
   written bigint[];
   to_embed bigint[];
   ids bigint[];
+  taken text;
 begin
   select j.* into strict target from sightline.job j where j.job_id = write_captions.job_id and j.kind = 'caption';
   select s.* into space from sightline.space s where s.space_id = target.space_id;
@@ -221,7 +222,11 @@ begin
     )
     select array_agg(t.item_id order by t.item_id) into ids from texts t;
     if cardinality(ids) is distinct from cardinality(to_embed) then
-      raise exception 'an item has an external_id that begins with sightline:caption/, which is for embedded captions: give it another';
+      select t.external_id into taken
+      from sightline.caption c join sightline.item i on i.item_id = c.item_id
+      join sightline.item t on t.collection_id = i.collection_id and t.external_id = 'sightline:caption/' || c.caption_id
+      where c.caption_id = any (to_embed) and t.caption_id is distinct from c.caption_id order by c.caption_id limit 1;
+      raise exception 'item % has an external_id that begins with sightline:caption/, which is for embedded captions: give it another', taken;
     end if;
     ids := case when space.modalities @> '{text}' then sightline.without_vector(target.space_id, ids) else '{}' end;
     if cardinality(ids) > 0 then

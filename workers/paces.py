@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,7 +43,11 @@ class Paces:
     def timed(
         self, kind: str, work: Callable[[S, Sequence[ClaimedChunk]], Any]
     ) -> Callable[[S, Sequence[ClaimedChunk]], Any]:
-        """`work`, whose messages are measured as `<kind>/<space_id>`; one that raises counts for nothing."""
+        """`work`, whose messages are measured as `<kind>/<space_id>`.
+
+        What it did is the Counter that it returns, for some of it may have gone back to the ledger; without one it is
+        all of it. One that raises counts for nothing.
+        """
 
         def run(served: S, chunks: Sequence[ClaimedChunk]) -> Any:
             key = f"{kind}/{chunks[0].space_id or 0}"
@@ -50,7 +55,7 @@ class Paces:
             done = 0
             try:
                 result = work(served, chunks)
-                done = sum(len(chunk.item_ids) for chunk in chunks)
+                done = result.total() if isinstance(result, Counter) else sum(len(chunk.item_ids) for chunk in chunks)
                 return result
             finally:
                 self._end(key, done)

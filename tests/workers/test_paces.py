@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -82,3 +83,15 @@ def test_what_is_long_ago_counts_less() -> None:
     for _ in range(100):
         run(None, [chunk(10)])  # now 1 s
     assert paces.describe()["encode/1"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_what_went_back_to_the_ledger_is_not_counted() -> None:
+    clock = Clock()
+    paces = Paces(clock)
+
+    def work(_: object, chunks: object) -> Counter[str]:
+        clock.now += 8.0
+        return Counter(done=15, failed=1)
+
+    paces.timed("caption", work)(None, [chunk(16), chunk(16)])
+    assert paces.describe() == {"caption/1": pytest.approx(0.5)}

@@ -16,7 +16,7 @@ def expired_at(url: str, now: datetime | None = None) -> datetime | None:
     try:
         query = {key.lower(): value for key, value in parse_qsl(urlsplit(url).query)}
         end = _end(query)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError):  # all three are what a date beyond the calendar raises
         return None
     return end if end is not None and end <= (now or datetime.now(UTC)) else None
 

@@ -80,7 +80,7 @@ class CaptionTools:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
         self._turns = Turns()
         self._loaded: dict[str, Any] = {}
 
@@ -117,7 +117,7 @@ class CaptionTools:
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
         """One for all spaces; what could not be made is tried again the next time."""
-        with self._lock:
+        with self._locks.setdefault(name, threading.Lock()):  # nobody waits for another tool that is being loaded
             if name not in self._loaded:
                 self._loaded[name] = make()
                 log.info("caption_tool_ready", tool=name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import threading
 import time
 from collections.abc import Sequence
@@ -15,14 +13,15 @@ import structlog
 
 from models.errors import ModelError
 from sightline.broker import Broker
-from sightline.contracts.call import CallError, ErrorReply
+from sightline.contracts.call import ErrorReply
 from sightline.contracts.check import check_call
 from sightline.contracts.encode import EncodeCall, EncodeInput, EncodeReply
 from sightline.contracts.rerank import RerankCall, RerankReply
 from sightline.errors import ContractViolated
 from workers.engine import Expired
-from workers.errors import InvalidInput, ItemError, UnsupportedModality
+from workers.errors import ItemError, UnsupportedModality
 from workers.ingress import Ingress
+from workers.inline import call_error, image_bytes
 from workers.query_texts import GRACE, QueryTexts
 from workers.rerank_calls import RerankCalls
 from workers.spaces import Served, SpaceRefused, Spaces
@@ -64,7 +63,9 @@ class Calls:
     def answer(self, request: dict[str, Any]) -> None:
         """Answer one request with a reply of its kind, or with an error.
 
-        A request whose deadline has passed is dropped: nobody waits for it. Raises redis.RedisError.
+        A request whose deadline passes before its answer is there is dropped, with a line in the log: nobody waits for
+        it. One that takes long is answered in a thread of its own, and so may this wait for room among those. Raises
+        redis.RedisError.
         """
         try:
             call = check_call(request)
@@ -83,6 +84,10 @@ class Calls:
             self._finish(call, deadline)
         elif self._long_room.acquire(timeout=seconds):
             self._long.submit(self._finish_long, call, deadline)
+        else:
+            log.warning(
+                "call_expired_at_work", kind=call.kind, space=call.space, error="no room among the calls that take long"
+            )
 
     def close(self) -> None:
         """Begin nothing more; what is under way may still be answered."""
@@ -166,14 +171,10 @@ class Calls:
 
     def _image(self, served: Served, given: EncodeInput, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
         """What the engine takes, and what of the image it does not hold."""
-        try:
-            data = base64.b64decode(given.image or "", validate=True)
-        except binascii.Error as error:
-            raise InvalidInput(f"{name}: image is not base64: {error}") from error
+        data = image_bytes(given.image or "", name)
         with self._ingress.decoded(data, name, served.encoder.decode_size) as decoded:
             return decoded.prepared_by(served.encoder.prepare_image), decoded.notes
 
 
 def _error(error_class: str, message: str, item: int | None) -> ErrorReply:
-    message = message.encode("utf-8", "backslashreplace").decode()  # of lone surrogates, which JSON cannot carry
-    return ErrorReply(error=CallError(error_class=error_class, message=message, item=item))
+    return ErrorReply(error=call_error(error_class, message, item))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
 from collections.abc import Sequence
 
-from sightline.contracts.call import CallError
 from sightline.contracts.rerank import Candidate, Ranked, RerankCall, RerankReply
 from workers.errors import InvalidInput, ItemError, NoSuchItem, NotCalibrated
+from workers.inline import call_error, image_bytes
 from workers.items import Item
 from workers.reranker import Reranker, Scored
 from workers.scorers import Scorers
@@ -50,8 +48,7 @@ class RerankCalls:
                 for place in order[: call.k]
             ),
             errors=tuple(
-                CallError(error_class=error.error_class, message=_storable(str(error)), item=place)
-                for place, error in sorted(scored.errors.items())
+                call_error(error.error_class, str(error), place) for place, error in sorted(scored.errors.items())
             ),
             dropped=len(scored.scores) - len(order[: call.k]),
             notes=scored.query_notes,
@@ -100,18 +97,11 @@ class RerankCalls:
 
 def _inline(candidate: Candidate, name: str) -> Item | ItemError:
     """Content of the caller's, as an item of no id."""
-    data = None
-    if candidate.image is not None:
-        try:
-            data = base64.b64decode(candidate.image, validate=True)
-        except binascii.Error as error:
-            return InvalidInput(f"{name}: image is not base64: {error}")
+    try:
+        data = None if candidate.image is None else image_bytes(candidate.image, name)
+    except InvalidInput as error:
+        return error
     return Item(
         item_id=0, generation=0, modality="text" if candidate.image is None else "image", external_id=name, uri=None,
         text=candidate.text, digest=None, blob_digest=None, blob_bytes=None, encoded=False, data=data,
     )  # fmt: skip
-
-
-def _storable(message: str) -> str:
-    """Without lone surrogates, which JSON cannot carry."""
-    return message.encode("utf-8", "backslashreplace").decode()

@@ -8,19 +8,31 @@ import statistics
 import threading
 import time
 import uuid
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
 from PIL import Image
+from structlog.testing import capture_logs
 
 from models.encoder import Encoder
 from sightline.broker import CALL_TASK, Broker
 from sightline.client import Sightline
 from sightline.errors import CallFailed, CallTimeout
 from tests.workers.conftest import make_space, png
-from tests.workers.processes import WorkerProcess, Workers
+from tests.workers.processes import WorkerProcess, Workers, until
+from workers.calls import Calls
+from workers.contents import Contents
+from workers.database import open_pool
+from workers.decoders import Decoders
+from workers.ingress import Ingress
+from workers.query_texts import QueryTexts
+from workers.rerank_calls import RerankCalls
+from workers.reranker import Reranker
+from workers.scorers import Scorers
+from workers.spaces import Spaces
 
 CALLS = "encode.interactive"
 
@@ -96,6 +108,36 @@ def test_a_call_past_its_deadline_is_dropped(broker: Broker, worker: WorkerProce
     assert worker.wait_for("call_expired")
     ask(broker, {"text": "on time"})
     assert not broker.redis.exists(reply_key)
+
+
+def test_a_call_that_finds_no_room_before_its_deadline_is_dropped_and_told(broker: Broker, database_url: str) -> None:
+    loaded = threading.Event()
+
+    def slow(_: str) -> None:
+        loaded.wait(30)
+
+    scorers = Scorers(["endpoint:slow"], "cpu", slow)
+    request = {"kind": "rerank", "space": "tiny", "query": "x", "candidates": [{"text": "y"}]}
+
+    def answer(name: str, seconds: float) -> None:
+        calls.answer(request | {"reply_key": f"{name}:{database_url}", "deadline": broker.now() + seconds})
+
+    with open_pool(database_url, 2) as pool, closing(Decoders(1, 60.0)) as decoders, closing(scorers):
+        spaces, ingress, texts = Spaces(pool, ["encode"], "cpu"), Ingress([], 10**6, 10**6, 1000), QueryTexts()
+        reranker = Reranker(pool, spaces, Contents(pool, ingress), decoders, texts)
+        calls = Calls(broker, spaces, ingress, RerankCalls(reranker, scorers), texts, slots=1)
+        with closing(spaces), closing(calls):
+            answer("runs", 30)
+            answer("waits", 30)
+            with capture_logs() as logs:
+                answer("late", 0.1)
+            loaded.set()
+            assert [(line["event"], line["kind"], line["error"]) for line in logs] == [
+                ("call_expired_at_work", "rerank", "no room among the calls that take long")
+            ]
+            for name in ("runs", "waits"):
+                until(lambda name=name: broker.redis.exists(f"{name}:{database_url}"), 20)  # type: ignore[misc]
+            assert not broker.redis.exists(f"late:{database_url}")
 
 
 def test_nobody_answers_on_a_queue_without_workers(broker: Broker) -> None:

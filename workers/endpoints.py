@@ -22,12 +22,12 @@ def open_llm(settings: Settings) -> ChatEndpoint | None:
         ConfigurationError: an address without the name of a model.
         EndpointError: no address, or a key that cannot be sent.
     """
-    return _open(settings, settings.llm_url, settings.llm_model, settings.llm_key, "SIGHTLINE_LLM")
+    return _open_chat(settings, settings.llm_url, settings.llm_model, settings.llm_key, "SIGHTLINE_LLM")
 
 
 def open_captioner(settings: Settings) -> EndpointCaptioner | None:
     """The captioner of SIGHTLINE_CAPTIONER_URL; None if that is unset. Raises as `open_llm`."""
-    chat = _open(
+    chat = _open_chat(
         settings, settings.captioner_url, settings.captioner_model, settings.captioner_key, "SIGHTLINE_CAPTIONER"
     )
     return EndpointCaptioner(chat) if chat else None
@@ -35,31 +35,26 @@ def open_captioner(settings: Settings) -> EndpointCaptioner | None:
 
 def open_reranker(settings: Settings, model: str) -> RerankEndpoint | None:
     """A model at the address of SIGHTLINE_RERANK_URL; None if that is unset. Raises EndpointError."""
-    url, key = settings.rerank_url, settings.rerank_key
-    if url is None:
+    if settings.rerank_url is None:
         return None
-    endpoint = Endpoint(
-        url.get_secret_value(), key.get_secret_value() if key else None, concurrency=settings.llm_concurrency,
-        seconds=settings.llm_seconds, setting="SIGHTLINE_RERANK",
-    )  # fmt: skip
-    return RerankEndpoint(endpoint, model)
+    return RerankEndpoint(_endpoint(settings, settings.rerank_url, settings.rerank_key, "SIGHTLINE_RERANK"), model)
 
 
-def _open(
+def _open_chat(
     settings: Settings, url: SecretStr | None, model: str | None, key: SecretStr | None, setting: str
 ) -> ChatEndpoint | None:
     if url is None:
         return None
     if not model:
         raise ConfigurationError(f"{setting}_URL is set and {setting}_MODEL is not: name the model that it serves")
-    endpoint = Endpoint(
-        url.get_secret_value(),
-        key.get_secret_value() if key else None,
-        concurrency=settings.llm_concurrency,
-        seconds=settings.llm_seconds,
-        setting=setting,
-    )
-    return ChatEndpoint(endpoint, model, _observe)
+    return ChatEndpoint(_endpoint(settings, url, key, setting), model, _observe)
+
+
+def _endpoint(settings: Settings, url: SecretStr, key: SecretStr | None, setting: str) -> Endpoint:
+    return Endpoint(
+        url.get_secret_value(), key.get_secret_value() if key else None, concurrency=settings.llm_concurrency,
+        seconds=settings.llm_seconds, setting=setting,
+    )  # fmt: skip
 
 
 def _observe(spent: Spent) -> None:

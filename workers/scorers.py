@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from models.errors import ModelError
-from models.protocols import Identity, Scorer
+from models.protocols import Scorer
 from models.scorers import STORED, load_scorer, parse_name, version_of
 from workers.engine import Costs, Engine
 from workers.engine.warmup import warm_up
@@ -39,11 +39,6 @@ class LoadedScorer:
     scorer: Scorer | None
     engine: Engine | None
     version: str | None
-
-    @property
-    def identity(self) -> Identity | None:
-        """Of the model."""
-        return None if self.scorer is None else self.scorer.identity
 
 
 class Scorers:

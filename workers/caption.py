@@ -106,7 +106,7 @@ class CaptionWork:
         if not pictured:
             return {}
         vectors = np.stack([vector for vector in encoded if isinstance(vector, np.ndarray)])
-        images = [each.image for each in pictured if each.image is not None]
+        images = [each.image for each in pictured]
         if "neighbours" in writing.spec.needs:
             self._subjects.find_neighbours(served, pictured, vectors, writing.params.k)
         subjects = self._subjects.subjects(writing.spec, writing.params, writing.payload.lang, pictured, vectors)
@@ -137,6 +137,7 @@ class _Writing:
         self._recipe: Recipe | None = None
         self._model = ""
         self._digest = ""
+        self._filled: dict[str, Any] = {}
 
     @property
     def key(self) -> dict[str, Any]:
@@ -157,7 +158,8 @@ class _Writing:
                 f"the job asks for model {self.payload.model}, and this worker writes with {self._model}: start "
                 f"workers with that model (SIGHTLINE_CAPTIONER_MODEL), or leave it out"
             )
-        filled = {"params": self.params.model_dump(mode="json"), "versions": recipe.versions(self.params)}
+        self._filled = self.params.model_dump(mode="json")
+        filled = {"params": self._filled, "versions": recipe.versions(self.params)}
         self._digest = hashlib.sha256(json.dumps(filled, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
         self._recipe = recipe
 
@@ -197,7 +199,7 @@ class _Writing:
                 provenance["image"] = pictured.item.note
             rows.append({
                 "item_id": pictured.item.item_id, "recipe": self.spec.name, "model": self._model,
-                "params_digest": self._digest, "params": self.params.model_dump(mode="json"),
+                "params_digest": self._digest, "params": self._filled,
                 "lang": self.payload.lang, "n": len(rows), "text": text, "score": _finite(each.score),
                 "scores": {name: _finite(value) for name, value in each.scores.items()}, "negative": each.negative,
                 "truncated": each.truncated or cut, "provenance": provenance, "as_item": each.as_item,

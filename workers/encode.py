@@ -17,6 +17,7 @@ import structlog
 
 from workers import metrics
 from workers.cancellations import Cancellations, Cancelled
+from workers.contents import Contents
 from workers.database import Pool
 from workers.decoders import Decoders, Step
 from workers.encoding import Kind
@@ -72,6 +73,7 @@ class EncodeWork:
     ) -> None:  # fmt: skip
         self._pool = pool
         self._ingress = ingress
+        self._contents = Contents(pool, ingress)
         self._writer = writer
         self._flights = flights
         self._decoders = decoders
@@ -142,7 +144,7 @@ class EncodeWork:
                     first[item.modality, item.actual] = item, item.vector
         for key, vector in self._reusable(served, list(first)):
             first.pop(key)[1].set_result(vector)
-        self._read_blobs([item for item, _ in first.values()])
+        self._read_uploads([item for item, _ in first.values()])
         kinds: tuple[Kind, Kind] = ("image", "text")
         for kind in kinds:
             left = [pair for pair in first.values() if pair[0].modality == kind]
@@ -198,22 +200,15 @@ class EncodeWork:
             # What does not fit is read again when its turn to be decoded comes, rather than held.
             item.data = data if budget.take(len(data)) else None
 
-    def _read_blobs(self, items: Sequence[Item]) -> None:
-        digests = [item.blob_digest for item in items if item.blob_digest is not None]
-        if not digests:
-            return
-        with self._pool.connection() as connection, connection.cursor(binary=True) as cursor:
-            rows = cursor.execute(query("load_blobs"), {"digests": digests}).fetchall()
-        contents = {row["digest"]: row["bytes"] for row in rows}
+    def _read_uploads(self, items: Sequence[Item]) -> None:
+        outside = self._contents.load_uploads(items)
+        self._fetchers.each(self._fetch, outside)
         for item in items:
-            if item.blob_digest is not None:
-                item.data = contents.get(item.blob_digest)
-        self._fetchers.each(
-            self._read_media, [item for item in items if item.blob_digest in contents and item.data is None]
-        )
+            if item.blob_digest is not None and item.data is None and item.error is None:
+                item.error = SourceUnavailable(f"{item.external_id}: its uploaded content is gone")
 
-    def _read_media(self, item: Item) -> None:
-        item.data = self._ingress.read_media(item.blob_digest or b"", item.external_id)
+    def _fetch(self, item: Item) -> None:
+        item.data = self._contents.image_bytes(item)
 
     def _prepare(self, served: Served, item: Item) -> Any:
         """What the engine takes: uint8 (S, S, 3), or a prepared text."""
@@ -224,16 +219,11 @@ class EncodeWork:
             return prepared
         if item.error is not None:  # reading its upload failed
             raise item.error
-        data, item.data = item.data, None
-        if data is None and item.uri is not None:
-            data = self._ingress.read_uri(item.uri, item.external_id)
-            if digest_of(data) != item.actual:
-                raise SourceUnavailable(f"{item.external_id}: {item.uri} changes while it is read")
-        if data is None:
-            raise SourceUnavailable(f"{item.external_id}: its uploaded content is gone")
-        with self._ingress.decoded(data, item.external_id, served.encoder.decode_size) as image:
-            item.note = "; ".join(image.notes) or None
-            return image.prepared_by(served.encoder.prepare_image)
+        read_again = item.data is None
+        data = self._contents.image_bytes(item)
+        if read_again and digest_of(data) != item.actual:
+            raise SourceUnavailable(f"{item.external_id}: {item.uri} changes while it is read")
+        return self._contents.decode(item, data, served.encoder.prepare_image, served.encoder.decode_size)
 
 
 def _timed(name: str, step: Step) -> Step:

@@ -97,10 +97,11 @@ class Service:
         self._spaces = Spaces(self._pool, queues, settings.device)
         self._cancellations = cancellations = Cancellations()
         writer = Writer(self._pool, ledger, self._give_up)
+        contents = Contents(self._pool, ingress)
         work = EncodeWork(self._pool, ingress, writer, Flights("job"), decoders, cancellations, fetchers)
         self._caption_tools = CaptionTools(settings)
         captions = CaptionWork(
-            self._pool, ledger, writer, Subjects(self._pool, ingress, decoders), self._caption_tools, cancellations
+            self._pool, ledger, writer, Subjects(self._pool, contents, decoders), self._caption_tools, cancellations
         )
         self._works: dict[str, Callable[[Any, Served, Sequence[ClaimedChunk]], object]] = {
             "encode": lambda _, served, chunks: work.run(served, chunks),
@@ -111,7 +112,7 @@ class Service:
         metrics.IN_FLIGHT.set_function(lambda: self._runner.in_flight)
         texts = QueryTexts()
         self._scorers = Scorers(settings.scorers, settings.device, partial(open_reranker, settings))
-        reranker = Reranker(self._pool, self._spaces, Contents(self._pool, ingress), decoders, texts)
+        reranker = Reranker(self._pool, self._spaces, contents, decoders, texts)
         self._works["rerank"] = RerankWork(reranker, self._scorers, writer).run
         rerank = RerankCalls(reranker, self._scorers)
         self._calls = Calls(self._broker, self._spaces, ingress, rerank, texts, settings.call_slots)

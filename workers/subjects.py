@@ -11,10 +11,11 @@ from PIL import Image
 
 from models.recipes import Known, Subject
 from sightline.recipes import RecipeSpec
+from workers.contents import Contents
 from workers.database import Pool
 from workers.decoders import Decoders
-from workers.errors import SourceUnavailable, UnsupportedModality
-from workers.ingress import Ingress, digest_of
+from workers.errors import UnsupportedModality
+from workers.ingress import digest_of
 from workers.items import Item
 from workers.queries import query
 from workers.spaces import Served
@@ -27,10 +28,10 @@ MOST_EARLIER = 50
 
 @dataclass(slots=True)
 class Pictured:
-    """An item with its pixels; `error` of the item says why there are none."""
+    """An item with its pixels."""
 
     item: Item
-    image: np.ndarray | None = None
+    image: np.ndarray
     own: tuple[str, ...] = ()
     stored: tuple[Known, ...] = ()
     collection: str = ""
@@ -40,21 +41,25 @@ class Pictured:
 class Subjects:
     """Reads what recipes write about. Safe in threads."""
 
-    def __init__(self, pool: Pool, ingress: Ingress, decoders: Decoders) -> None:
-        self._pool, self._ingress, self._decoders = pool, ingress, decoders
+    def __init__(self, pool: Pool, contents: Contents, decoders: Decoders) -> None:
+        self._pool, self._contents, self._decoders = pool, contents, decoders
 
     def picture(self, items: Sequence[Item]) -> list[Pictured]:
-        """Fetch and decode images, and load their captions. Raises psycopg.Error."""
+        """Fetch and decode images, and load their captions; of those that are left out `error` says why.
+
+        Raises:
+            psycopg.Error: the database did not answer.
+        """
         for item in items:
             if item.error is None and item.modality != "image":
                 item.error = UnsupportedModality(f"{item.external_id}: captions are written for images")
         wanted = [item for item in items if item.error is None]
-        self._load_uploads(wanted)
+        self._contents.load_uploads(wanted)
         images = self._decoders.each(self._decode, wanted)
-        pictured = [Pictured(item, image) for item, image in zip(wanted, images, strict=True)]
+        pictured = [Pictured(item, image) for item, image in zip(wanted, images, strict=True) if image is not None]
         with self._pool.connection() as connection:
             rows = connection.execute(
-                query("known_captions"), {"item_ids": [item.item_id for item in wanted]}
+                query("known_captions"), {"item_ids": [each.item.item_id for each in pictured]}
             ).fetchall()
         known = {row["item_id"]: row for row in rows}
         for each in pictured:
@@ -63,7 +68,7 @@ class Subjects:
                 each.own = (row["own"],) if row["own"] else ()
                 each.stored = tuple(Known(**caption) for caption in row["stored"])
                 each.collection = row["collection"]
-        return [each for each in pictured if each.image is not None and each.item.error is None]
+        return pictured
 
     def find_neighbours(self, served: Served, pictured: Sequence[Pictured], vectors: np.ndarray, k: int) -> None:
         """The nearest stored images of each, of its collection, without itself. Raises psycopg.Error."""
@@ -85,7 +90,7 @@ class Subjects:
             Subject(
                 item_id=each.item.item_id,
                 name=each.item.external_id,
-                image=each.image if each.image is not None else np.zeros((1, 1, 3), np.uint8),
+                image=each.image,
                 lang=lang,
                 own=each.own,
                 stored=each.stored,
@@ -115,29 +120,10 @@ class Subjects:
             ).fetchall()
         return {row["item_id"]: tuple(row["texts"]) for row in rows}
 
-    def _load_uploads(self, items: Sequence[Item]) -> None:
-        digests = sorted({item.blob_digest for item in items if item.blob_digest is not None})
-        if not digests:
-            return
-        with self._pool.connection() as connection, connection.cursor(binary=True) as cursor:
-            rows = cursor.execute(query("load_blobs"), {"digests": digests}).fetchall()
-        contents = {row["digest"]: row["bytes"] for row in rows}
-        for item in items:
-            if item.blob_digest is not None:
-                item.data = contents.get(item.blob_digest)
-
     def _decode(self, item: Item) -> np.ndarray:
-        data, item.data = item.data, None
-        if data is None and item.uri is not None:
-            data = self._ingress.read_uri(item.uri, item.external_id)
-        if data is None and item.blob_digest is not None:
-            data = self._ingress.read_media(item.blob_digest, item.external_id)
-        if data is None:
-            raise SourceUnavailable(f"{item.external_id}: its uploaded content is gone")
+        data = self._contents.image_bytes(item)
         item.actual = item.blob_digest or digest_of(data)
-        with self._ingress.decoded(data, item.external_id, lambda _w, _h: (MAX_SIDE, MAX_SIDE)) as decoded:
-            item.note = "; ".join(decoded.notes) or None
-            image: np.ndarray = decoded.prepared_by(_within)
+        image: np.ndarray = self._contents.decode(item, data, _within, lambda _w, _h: (MAX_SIDE, MAX_SIDE))
         return image
 
 

@@ -162,6 +162,13 @@ def test_a_flight_that_is_given_up_fails_those_who_wait() -> None:
         assert second.join("key")[1]  # free again
 
 
+def test_an_upload_that_was_deleted_meanwhile_is_said_to_be_gone(work: EncodeWork) -> None:
+    item = Item(1, 1, "image", "a.png", None, None, None, b"0" * 32, 3, False)
+    work._read_uploads([item])
+    assert isinstance(item.error, SourceUnavailable)
+    assert str(item.error) == "a.png: its uploaded content is gone"
+
+
 def test_parts_are_bounded_in_items_and_bytes() -> None:
     def item(size: int | None) -> Item:
         return Item(1, 1, "image", "a", None, None, None, b"", size, False)

@@ -11,6 +11,7 @@ import structlog
 
 from models.errors import ModelError
 from sightline.contracts.rerank import RerankPayload
+from workers.cancellations import Cancellations, Cancelled
 from workers.errors import ItemError, ScorerRefused
 from workers.items import Item, as_item_error
 from workers.ledger import ClaimedChunk
@@ -25,10 +26,11 @@ log = structlog.get_logger(__name__)
 class RerankWork:
     """Scores claimed chunks of one query. Safe in threads: each message runs in its caller's thread."""
 
-    def __init__(self, reranker: Reranker, scorers: Scorers, writer: Writer) -> None:
+    def __init__(self, reranker: Reranker, scorers: Scorers, writer: Writer, cancellations: Cancellations) -> None:
         self._reranker = reranker
         self._scorers = scorers
         self._writer = writer
+        self._cancellations = cancellations
 
     def run(self, payload: RerankPayload, served: Served, chunks: Sequence[ClaimedChunk]) -> Counter[str]:
         """Score and persist the chunks of one message; returns how many items are done, failed, skipped and moved.
@@ -39,14 +41,21 @@ class RerankWork:
         """
         began = time.monotonic()
         items = self._reranker.stored([item_id for chunk in chunks for item_id in chunk.item_ids])
-        order = list(items.values())
+        cancelled = self._cancellations.chunks
+        wanted = {item_id for chunk in chunks if chunk.chunk_id not in cancelled for item_id in chunk.item_ids}
+        order = [item for item in items.values() if item.item_id in wanted]
         try:
             outcomes = self._outcomes(payload, served, chunks[0], order)
         except (ItemError, ModelError) as error:  # of the scorer or the query: it is every item's
             errors = {item.item_id: as_item_error(error, item.external_id) for item in order}
             outcomes = {item.item_id: _outcome(item, errors[item.item_id], None) for item in order}
+        outcomes |= {
+            item.item_id: _outcome(item, Cancelled(f"{item.external_id}: its job was cancelled"), None)
+            for item in items.values()
+            if item.item_id not in wanted
+        }
         served.check()
-        counts = self._writer.flush(served.space_id, chunks, outcomes)
+        counts = self._writer.flush(served.space_id, chunks, outcomes, self._cancellations.chunks)
         log.info("message_done", kind="rerank", chunks=[chunk.chunk_id for chunk in chunks],
                  seconds=round(time.monotonic() - began, 3), **counts)  # fmt: skip
         return counts
@@ -54,9 +63,9 @@ class RerankWork:
     def _outcomes(
         self, payload: RerankPayload, served: Served, chunk: ClaimedChunk, order: Sequence[Item]
     ) -> dict[int, Outcome]:
-        loaded = self._scorers.find(payload.scorer).result()
         if not order:
             return {}
+        loaded = self._scorers.find(payload.scorer).result()
         scored = self._reranker.score(loaded, payload.query, order, served.name, chunk.lane)
         seconds = sum(scored.seconds.values()) / len(order)
         calibrations = self._calibrations([item.item_id for item in order], loaded.name, scored)

@@ -113,7 +113,7 @@ class Service:
         texts = QueryTexts()
         self._scorers = Scorers(settings.scorers, settings.device, partial(open_reranker, settings))
         reranker = Reranker(self._pool, self._spaces, contents, decoders, texts)
-        self._works["rerank"] = RerankWork(reranker, self._scorers, writer).run
+        self._works["rerank"] = RerankWork(reranker, self._scorers, writer, cancellations).run
         rerank = RerankCalls(reranker, self._scorers)
         self._calls = Calls(self._broker, self._spaces, ingress, rerank, texts, settings.call_slots)
         state = WorkerState(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -225,13 +226,16 @@ class Reranker:
             vectors = self._vectors_of_query(served, clauses(asked) if late else [asked], deadline, scored)
         with scored.timed("read"):
             slots = self._slots(served, [item.item_id for item in items.values() if item.item_id])
-            self._contents.load_uploads([item for item in items.values() if not item.item_id])
+        sent = {place: item for place, item in items.items() if not item.item_id}
+        with scored.timed("prepare"):
+            coming = self._begin_sent(served, sent, deadline, late=late)
         with scored.timed("score"):
             for place, item in items.items():
+                self._note(place, item, None, scored)
+                if item.error is not None:
+                    continue
                 try:
-                    found = (
-                        slots.get(item.item_id) if item.item_id else self._encoded(served, item, deadline, late=late)
-                    )
+                    found = _collected(coming[place], deadline) if place in sent else slots.get(item.item_id)
                     if found is None:
                         raise NotEncoded(
                             f"{item.external_id}: it has no vector of its present content in {served.name}"
@@ -241,7 +245,6 @@ class Reranker:
                     raise
                 except Exception as error:  # noqa: BLE001 - it is this candidate's answer
                     scored.errors[place] = as_item_error(error, item.external_id)
-                self._note(place, item, None, scored)
 
     def _vectors_of_query(self, served: Served, texts: Sequence[str], deadline: float, scored: Scored) -> np.ndarray:
         found = self._texts.encode(served, dict(enumerate(texts)), deadline)
@@ -266,19 +269,36 @@ class Reranker:
             found.setdefault(row["item_id"], []).append(vector / np.linalg.norm(vector))
         return {item_id: np.stack(vectors) for item_id, vectors in found.items()}
 
-    def _encoded(self, served: Served, item: Item, deadline: float, *, late: bool) -> np.ndarray:
-        """The vectors of content that a caller sent, (parts, dim)."""
+    def _begin_sent(
+        self, served: Served, items: Mapping[int, Item], deadline: float, *, late: bool
+    ) -> dict[int, list[Future[Any]]]:
+        """Prepare content that callers sent and give it to the engine; what is lacking has an error."""
+        made = self._decoders.each(lambda item: self._parts(served, item, late=late), list(items.values()))
+        ready = {place: parts for place, parts in zip(items, made, strict=True) if parts is not None}
+        coming: dict[int, list[Future[Any]]] = {}
+        for kind in ("image", "text"):
+            mine = {place: parts for place, parts in ready.items() if items[place].modality == kind}
+            futures = iter(served.engine.submit(kind, list(chain(*mine.values())), "interactive", deadline))
+            coming |= {place: list(islice(futures, len(parts))) for place, parts in mine.items()}
+        return coming
+
+    def _parts(self, served: Served, item: Item, *, late: bool) -> list[Any]:
+        """What the engine takes of one item: the whole of it, or its clauses or crops."""
         encoder = served.encoder
 
-        def texts(text: str) -> tuple[str, list[Any]]:
+        def texts(text: str) -> list[Any]:
             if not text.strip():
                 raise InvalidInput(f"{item.external_id}: the text is empty; leave it out")
-            return "text", [encoder.prepare_text(part) for part in (clauses(text) if late else [text])]
+            return [encoder.prepare_text(part) for part in (clauses(text) if late else [text])]
 
-        def images(image: np.ndarray) -> tuple[str, list[Any]]:
-            return "image", [encoder.prepare_image(part) for part in (crops(image) if late else [image])]
+        def images(image: np.ndarray) -> list[Any]:
+            return [encoder.prepare_image(part) for part in (crops(image) if late else [image])]
 
-        kind, prepared = self._contents.prepare(item, texts, images)
-        futures = served.engine.submit(kind, prepared, "interactive", deadline)
-        vectors = [normalise(future.result(deadline - time.monotonic() + GRACE)).values for future in futures]
-        return np.stack(vectors).astype(np.float32)
+        parts: list[Any] = self._contents.prepare(item, texts, images)
+        return parts
+
+
+def _collected(futures: Sequence[Future[Any]], deadline: float) -> np.ndarray:
+    """The vectors of one item, (parts, dim)."""
+    vectors = [normalise(future.result(deadline - time.monotonic() + GRACE)).values for future in futures]
+    return np.stack(vectors).astype(np.float32)

@@ -131,6 +131,23 @@ def test_late_interaction_takes_stored_slots_and_content_that_is_sent(
     assert [error.candidate for error in sent.errors] == [2]
 
 
+def test_content_that_is_sent_together_is_scored_as_alone(client: Sightline, media: Path, stored: list[int]) -> None:
+    sent = [
+        media / "scene-03.png",
+        "a red cube",
+        b"no image",
+        stored[4],
+        "two cones, and a cube",
+        "",
+        media / "scene-05.png",
+    ]
+    for scorer in ("dual-encoder", "late-interaction"):
+        ranking = client.rerank(QUERY, sent, scorer=scorer)
+        assert {error.candidate: error.error_class for error in ranking.errors} == {2: "NotAnImage", 5: "InvalidInput"}
+        alone = {place: client.rerank(QUERY, [sent[place]], scorer=scorer)[0].raw_score for place in (0, 1, 3, 4, 6)}
+        assert {one.candidate: one.raw_score for one in ranking} == pytest.approx(alone, abs=1e-5)
+
+
 def test_a_threshold_without_a_calibration_is_refused(client: Sightline, stored: list[int]) -> None:
     with pytest.raises(CallFailed, match=r"NotCalibrated: .*none for scenes.*calibrate relevance"):
         client.rerank(QUERY, stored, scorer="late-interaction", collection="scenes", threshold=0.5)
